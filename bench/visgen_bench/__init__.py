@@ -1,0 +1,1 @@
+"""The harness: suites of cells in, rows out."""

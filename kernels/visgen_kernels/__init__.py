@@ -1,0 +1,1 @@
+"""Fused attention and codebook kernels, with their definitions in plain PyTorch."""

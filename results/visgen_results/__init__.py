@@ -1,0 +1,1 @@
+"""The result tables: schema, store, queries, leaderboards and reports. Needs no torch."""

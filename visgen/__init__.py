@@ -1,0 +1,1 @@
+"""Models that generate pictures and video, with their objectives, data and training."""
