@@ -1,0 +1,1 @@
+"""Measuring: time, memory, FLOPs, energy, and the environment they were measured in."""
