@@ -1,0 +1,247 @@
+"""A cell: one complete, frozen statement of what is to be done; its name and its content keys.
+
+A cell says everything that decides a number and nothing that does not. Absolute paths never enter
+a key: files and folders enter it by their content (`Contents`), weights by the text that names
+them, so that the key of every cell of a suite is known before the first one has run.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from visgen.objectives.gan import GanRecipe
+
+DType = Literal["fp32", "bf16", "fp16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+Phase = Literal["sample", "d_step", "g_step"]
+
+DEFAULT_METRICS = ("fd_lite0", "kid_lite0", "precision", "recall")
+
+
+class CellBase(BaseModel):
+    """What every kind of cell says. `attention` None is filled in by the planner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # Named here because they tell how long or with what resources a cell may run, not what it is.
+    labels: ClassVar[frozenset[str]] = frozenset({"timeout_s"})
+
+    model: str = Field(min_length=1)
+    include: str | None = None  # the user's file that defines `model`
+    data: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda|mps|xpu)(:\d+)?$")
+    dtype: DType = "fp32"
+    attention: str | None = None
+    batch: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1)  # how many this one cell spans
+    compile: bool = False
+    memory_format: MemoryFormat = "contiguous"
+    threads: int | None = Field(default=None, ge=1)  # of one process; None: all usable cores
+    timeout_s: float | None = Field(default=None, gt=0)
+
+    @property
+    def device_type(self) -> str:
+        """The device without its number: "cpu", "cuda", ..."""
+        return self.device.partition(":")[0]
+
+    @property
+    def samples_per_step(self) -> int:
+        """What the name and the rows call the batch."""
+        return self.batch
+
+    def tag(self) -> str:
+        """What the name needs beyond model, data and device; empty if nothing."""
+        return ""
+
+
+class TrainCell(CellBase):
+    """Recipe -> weights."""
+
+    labels = CellBase.labels | {"threads", "batch"}
+    kind: Literal["train"] = "train"
+    data: str
+    recipe: GanRecipe
+    log_every: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> Self:
+        if self.batch not in (1, self.recipe.batch):
+            raise ValueError(
+                f"batch={self.batch} differs from recipe.batch={self.recipe.batch}; "
+                "a train cell's batch is its recipe's: set recipe.batch"
+            )
+        return self
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.recipe.batch
+
+    def tag(self) -> str:
+        return f"n{self.recipe.steps}-s{self.seed}"
+
+
+class QualityCell(CellBase):
+    """Weights -> samples -> metrics; or a user's folder of samples -> metrics.
+
+    `weights` is `zoo`, `zoo:NAME`, `untrained`, `fit` (the reference generators), `file:PATH` or
+    `train:NAME`, where NAME is a train cell's name or key. With `images` there is no model.
+    """
+
+    labels = CellBase.labels | {"threads"}
+    kind: Literal["quality"] = "quality"
+    model: str = ""
+    data: str
+    images: str | None = Field(default=None, pattern=r"^folder:.+")
+    weights: str | None = Field(
+        default=None, pattern=r"^(zoo|untrained|fit|zoo:.+|file:.+|train:.+)$"
+    )
+    split: str = "test"
+    samples: int = Field(default=1000, ge=1)
+    metrics: tuple[str, ...] = Field(default=DEFAULT_METRICS, min_length=1)
+    batch: int = Field(default=100, ge=1)
+    chunk: int = Field(default=500, ge=1)  # samples between two saves; a kill loses at most these
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.model) == bool(self.images):
+            given = f'model "{self.model}" and images "{self.images}"' if self.model else "neither"
+            raise ValueError(
+                f'a quality cell needs either "model" or "images" = "folder:PATH", got {given}'
+            )
+        if self.images and self.weights:
+            raise ValueError('"images" are scored as they are; leave "weights" out')
+        return self
+
+    def tag(self) -> str:
+        weights = (self.weights or "").replace("/", "_")
+        return f"{weights}-s{self.seed}" if weights else ""
+
+
+class PerformanceCell(CellBase):
+    """Speed, memory and FLOPs of one phase. Durations in seconds."""
+
+    kind: Literal["performance"] = "performance"
+    phase: Phase = "sample"
+    recipe: GanRecipe | None = None  # for d_step and g_step; None: the preset's own
+    profile: bool = False
+    warmup_min_s: float = Field(default=0.5, ge=0)
+    warmup_max_s: float = Field(default=30.0, gt=0)
+    min_iters: int = Field(default=30, ge=1)
+    min_duration_s: float = Field(default=2.0, ge=0)
+    max_duration_s: float = Field(default=60.0, gt=0)
+    peak_tflops: float | None = Field(default=None, gt=0)
+
+    def tag(self) -> str:
+        parts = [self.phase]
+        if self.compile:
+            parts.append("compiled")
+        if self.memory_format != "contiguous":
+            parts.append(self.memory_format)
+        if self.profile:
+            parts.append("profiled")
+        return "-".join(parts)
+
+
+Cell = TrainCell | QualityCell | PerformanceCell
+KINDS: dict[str, type[TrainCell] | type[QualityCell] | type[PerformanceCell]] = {
+    "train": TrainCell,
+    "quality": QualityCell,
+    "performance": PerformanceCell,
+}
+PHASES: tuple[str, ...] = get_args(Phase)
+
+_ADAPTER: TypeAdapter[Cell] = TypeAdapter(Annotated[Cell, Field(discriminator="kind")])
+
+
+def parse(text: str) -> Cell:
+    """The cell written by `model_dump_json`; raises pydantic's `ValidationError`."""
+    return _ADAPTER.validate_json(text)
+
+
+def source_of(cell: Cell) -> str:
+    """What is measured: the preset's name, or the user's folder without the path to it."""
+    if isinstance(cell, QualityCell) and cell.images:
+        return f"folder:{cell.images.removeprefix('folder:').rstrip('/').rpartition('/')[2]}"
+    return cell.model
+
+
+def spec_name(spec: str | None) -> str:
+    """A data spec as a name holds it: the folder of `folder:PATH` without the path to it."""
+    if spec is None:
+        return "-"
+    head, colon, rest = spec.partition(":")
+    return f"folder:{rest.rstrip('/').rpartition('/')[2]}" if colon and head == "folder" else spec
+
+
+def name_of(cell: Cell) -> str:
+    """`kind/model/data/device-dtype-attention-bN`, then what the kind adds; `--only` matches it."""
+    run = [cell.device, cell.dtype, *([cell.attention] if cell.attention else [])]
+    run.append(f"b{cell.samples_per_step}")
+    if cell.devices > 1:
+        run.append(f"x{cell.devices}")
+    if cell.tag():
+        run.append(cell.tag())
+    return f"{cell.kind}/{source_of(cell)}/{spec_name(cell.data)}/{'-'.join(run)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a cell's names stand for, by content: everything that a key holds beside the cell.
+
+    `weights` is the text that names the weights after the planner has resolved it (`zoo:NAME`,
+    `file:<sha256>`, `train:<cell_key>`, `untrained`, `fit`). `machine` is filled for performance
+    cells only: device name and versions, because there they decide the number.
+    """
+
+    config: Mapping[str, Any] | None = None  # the preset's own fields
+    include_sha256: str | None = None
+    data_fingerprint: str | None = None
+    images_fingerprint: str | None = None
+    weights: str | None = None
+    protocols: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces; NaN is refused, tuples and lists are the same."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_key(value: object) -> str:
+    """blake2b-128 over canonical JSON: 32 hex digits."""
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
+
+
+def specification(cell: Cell, contents: Contents) -> dict[str, Any]:
+    """What `spec_key` hashes: the typed cell without labels, its paths replaced by contents."""
+    fields = cell.model_dump(mode="json", exclude=set(cell.labels))
+    fields["include"] = contents.include_sha256
+    if cell.data is not None and cell.data.startswith("folder:"):
+        fields["data"] = "folder"
+    if isinstance(cell, QualityCell):
+        fields["weights"] = contents.weights
+        fields["images"] = contents.images_fingerprint
+        fields["metrics"] = sorted(cell.metrics)
+        fields["protocols"] = dict(contents.protocols)
+    return {
+        **fields,
+        "config": None if contents.config is None else dict(contents.config),
+        "data_fingerprint": contents.data_fingerprint,
+    }
+
+
+def spec_key(cell: Cell, contents: Contents) -> str:
+    """Key of the specification alone; the same on every machine."""
+    return content_key(specification(cell, contents))
+
+
+def cell_key(cell: Cell, contents: Contents) -> str:
+    """`spec_key`, and for a performance cell the device and the versions that decide its speed."""
+    spec = specification(cell, contents)
+    return content_key({**spec, "machine": dict(contents.machine)} if contents.machine else spec)
