@@ -1,0 +1,162 @@
+"""Every metric's name, label, unit and direction, in one table.
+
+A number without an entry here cannot be written to `metrics`. Raw series (`measurements`) may carry
+any lower-case name, because training curves are named by the objective that makes them.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is. `higher_is_better` is None where neither direction is better.
+
+    `other_units` lists units a row may carry instead of `unit` (throughput counts what the task
+    makes). `proxy` marks numbers that only compare inside one table, never with published ones.
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    description: str
+    other_units: tuple[str, ...] = ()
+    proxy: bool = False
+
+
+class UnknownMetric(ValueError):
+    """A metric name that is in no table."""
+
+
+UP, DOWN, NEITHER = True, False, None
+
+_QUALITY = (
+    MetricInfo("fid", "FID", "1", DOWN, "Frechet distance of 2015 Inception pool3 features"),
+    MetricInfo("kid", "KID", "1", DOWN, "kernel distance (MMD^2) of 2015 Inception features"),
+    MetricInfo("isc", "IS", "1", UP, "Inception Score: exp of mean KL(p(y|x) || p(y))"),
+    MetricInfo("fvd", "FVD", "1", DOWN, "Frechet distance of I3D-Kinetics-400 logits"),
+    MetricInfo(
+        "fd_lite0",
+        "FD-lite0",
+        "1",
+        DOWN,
+        "Frechet distance of EfficientNet-Lite0 features",
+        proxy=True,
+    ),
+    MetricInfo(
+        "kid_lite0",
+        "KD-lite0",
+        "1",
+        DOWN,
+        "kernel distance of EfficientNet-Lite0 features",
+        proxy=True,
+    ),
+    MetricInfo(
+        "fvd_lite0_frames",
+        "FD-lite0 frames",
+        "1",
+        DOWN,
+        "Frechet distance of EfficientNet-Lite0 features over the frames of a clip",
+        proxy=True,
+    ),
+    MetricInfo("precision", "precision", "1", UP, "share of samples inside the real manifold"),
+    MetricInfo("recall", "recall", "1", UP, "share of real images inside the samples' manifold"),
+    MetricInfo("density", "density", "1", UP, "real balls that hold a sample, averaged, over k"),
+    MetricInfo("coverage", "coverage", "1", UP, "share of real balls that hold a sample"),
+    MetricInfo("digit_classes", "digit classes", "1", UP, "digits with at least 2 % of samples"),
+    MetricInfo("digit_confident", "confident digits", "1", UP, "share classified above 0.9"),
+    MetricInfo("copy_share", "copies", "1", DOWN, "share of samples too close to a training image"),
+    MetricInfo("bits_per_dim", "bits/dim", "bit", DOWN, "negative log2 likelihood per value"),
+    MetricInfo("bpd_bound", "bits/dim (bound)", "bit", DOWN, "upper bound on bits per value"),
+    MetricInfo("nats_per_code", "nats/code", "nat", DOWN, "negative log likelihood per code"),
+    MetricInfo("psnr", "PSNR", "dB", UP, "peak signal to noise ratio"),
+    MetricInfo("ssim", "SSIM", "1", UP, "structural similarity"),
+    MetricInfo("top1", "top-1", "1", UP, "share of right first answers"),
+    MetricInfo("cider_d", "CIDEr-D", "1", UP, "caption consensus over tf-idf n-grams"),
+    MetricInfo("tuple_f1", "tuple F1", "1", UP, "F1 of the facts named in a caption"),
+)
+
+_PERFORMANCE = (
+    MetricInfo(
+        "throughput",
+        "throughput",
+        "img/s",
+        UP,
+        "samples per second of wall time, steady state",
+        other_units=("clip/s", "frame/s", "token/s", "step/s", "1/s"),
+    ),
+    MetricInfo("latency", "latency", "s", DOWN, "time of one call"),
+    MetricInfo("mem_alloc_peak", "peak allocated", "B", DOWN, "live tensors on the device, peak"),
+    MetricInfo("mem_reserved_peak", "peak reserved", "B", DOWN, "allocator segments, peak"),
+    MetricInfo("mem_device_used_peak", "peak used on device", "B", DOWN, "all users, peak"),
+    MetricInfo("mem_process_used_peak", "peak used by process", "B", DOWN, "own process, peak"),
+    MetricInfo("mem_host_peak", "peak host memory", "B", DOWN, "resident set of the worker, peak"),
+    MetricInfo("mem_params", "parameters in memory", "B", DOWN, "bytes of all parameters"),
+    MetricInfo("mem_buffers", "buffers in memory", "B", DOWN, "bytes of all buffers"),
+    MetricInfo("flops", "FLOPs", "FLOP", NEITHER, "multiply and add counted as 2, visible pairs"),
+    MetricInfo("flops_dense", "FLOPs (dense)", "FLOP", NEITHER, "as if every pair were visible"),
+    MetricInfo("mfu", "MFU", "1", UP, "share of the device's dense peak, from `flops`"),
+    MetricInfo("params", "parameters", "1", NEITHER, "trainable values; the phase names the part"),
+    MetricInfo("energy_j", "energy", "J", DOWN, "energy of the device over the window"),
+    MetricInfo("energy_j_per_sample", "energy per sample", "J", DOWN, "device energy per sample"),
+    MetricInfo("power_w_mean", "mean power", "W", DOWN, "mean power of the device"),
+    MetricInfo("power_w_idle", "idle power", "W", DOWN, "power of the device before load"),
+    MetricInfo(
+        "outlier_frac", "outliers", "1", DOWN, "share of times beyond 1.5 IQR; all are kept"
+    ),
+    MetricInfo("process_start", "process start", "s", DOWN, "time until a worker can begin"),
+    MetricInfo("model_build", "model build", "s", DOWN, "time to construct the model"),
+    MetricInfo("to_device", "move to device", "s", DOWN, "time to move weights to the device"),
+    MetricInfo("compile_time", "compile", "s", DOWN, "first compiled call minus the second"),
+    MetricInfo("first_call", "first call", "s", DOWN, "time of the very first call"),
+    MetricInfo("warmup", "warm-up", "s", NEITHER, "time until times settled"),
+    MetricInfo("bs_found", "largest batch", "1", UP, "largest batch that fits"),
+)
+
+_TRAINING = (
+    MetricInfo("train_steps", "steps", "1", NEITHER, "optimiser steps done"),
+    MetricInfo("train_seconds", "training time", "s", NEITHER, "wall time spent in training"),
+    MetricInfo("loss", "loss", "1", DOWN, "training objective"),
+    MetricInfo("d_loss", "D loss", "1", NEITHER, "discriminator's objective"),
+    MetricInfo("g_loss", "G loss", "1", NEITHER, "generator's objective"),
+    MetricInfo("gradient_norm", "gradient norm", "1", NEITHER, "norm before clipping"),
+    MetricInfo("learning_rate", "learning rate", "1", NEITHER, "step size in use"),
+)
+
+METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_PERFORMANCE, *_TRAINING)}
+QUALITY = tuple(m.name for m in _QUALITY)
+
+GATE_PREFIX = "gate_"
+
+
+def add(metric: MetricInfo) -> None:
+    """Enter a plug-in's metric; raises `ValueError` if the name already means another one."""
+    known = METRICS.get(metric.name)
+    if known is not None and known != metric:
+        raise ValueError(
+            f"metric {metric.name!r} is already {known.label!r} ({known.description}); "
+            "give the plug-in's metric its own name."
+        )
+    METRICS[metric.name] = metric
+
+
+def info(name: str) -> MetricInfo:
+    """The entry of a metric; `gate_NAME` is 1 (passed) or 0. Raises `UnknownMetric`."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith(GATE_PREFIX) and len(name) > len(GATE_PREFIX):
+        gate = name.removeprefix(GATE_PREFIX)
+        return MetricInfo(name, f"gate: {gate.replace('_', ' ')}", "1", UP, f"1 = {gate} passed")
+    near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)
+    raise UnknownMetric(
+        f"unknown metric {name!r}; nearest: {near[0]!r} (see visgen_results.metrics)"
+    )
+
+
+def describe(name: str) -> MetricInfo:
+    """As `info`, for readers: a name from another version or plug-in is shown as it is."""
+    try:
+        return info(name)
+    except UnknownMetric:
+        return MetricInfo(name, name, "", NEITHER, "not in this version's table")
