@@ -3,10 +3,10 @@
 import difflib
 from pathlib import Path
 
-from visgen.data.dataset import Data, UnknownData
+from visgen.data.dataset import Data, DataError, UnknownData
 from visgen.data.digits import SIZES, open_digits
 
-SPECS = tuple(f"digits:{side}" for side in SIZES)
+SPECS = (*(f"digits:{side}" for side in SIZES), "folder:PATH")
 
 
 def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> Data:
@@ -17,9 +17,20 @@ def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> 
         DataMissing: the set is not on this machine; path and flag are in the message.
         DataError: the set is there but cannot be used.
     """
-    if spec in SPECS:
-        return open_digits(int(spec.partition(":")[2]))
+    kind, _, rest = spec.partition(":")
+    if kind == "folder":
+        return _open_folder(spec, rest)
+    if kind == "digits" and spec in SPECS:
+        return open_digits(int(rest))
     nearest = difflib.get_close_matches(spec, SPECS, n=1, cutoff=0.0)[0]
     raise UnknownData(
         f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(SPECS)}).'
     )
+
+
+def _open_folder(spec: str, path: str) -> Data:
+    if not path:
+        raise DataError(f'"{spec}" names no folder; write folder:PATH, as in folder:samples/mine.')
+    from visgen.data.folder import open_folder  # Pillow's plugins are imported only if needed
+
+    return open_folder(Path(path).expanduser(), name=spec)
