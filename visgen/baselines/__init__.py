@@ -1,0 +1,1 @@
+"""What transformers are compared with: convolutional models and statistics of the data."""

@@ -1,0 +1,1 @@
+"""Models that are transformers, one paper a file."""

@@ -1,0 +1,1 @@
+"""What is minimised, as updates that the training loop carries out in turn."""

@@ -1,0 +1,22 @@
+"""The one place where pictures change between bytes and a network's range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1], any shape.
+
+    Raises:
+        ValueError: if `images` is not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images are {images.dtype}; pictures at a border are uint8 0..255.")
+    return images.float() / 127.5 - 1.0
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Float in [-1, 1] (clamped) -> uint8 0..255, rounded half up, any shape."""
+    return (images.float().clamp(-1.0, 1.0) * 127.5 + 128.0).floor().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,6 @@
+"""The training loop: order, accumulation, clipping, moving average, precision and exact resume."""
+
+from visgen.training.loop import NonFiniteLoss, TrainResult, train
+from visgen.training.update_runner import UpdateRunner
+
+__all__ = ["NonFiniteLoss", "TrainResult", "UpdateRunner", "train"]
