@@ -173,7 +173,7 @@ def test_file_that_changes_or_goes_after_opening_is_named(tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak counter")
 def test_opening_a_folder_holds_no_pictures_in_memory(tmp_path: Path) -> None:
     for i in range(30):  # 30 pictures of 6 MB once decoded
-        save(tmp_path / f"{i}.png", (i, i, i), (1000, 2000))
+        save(tmp_path / f"{i}.png", i, (1000, 2000))
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     data = open_data(f"folder:{tmp_path}")
