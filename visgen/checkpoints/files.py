@@ -7,6 +7,7 @@ A safetensors file is a JSON header and raw numbers; nothing in it can be execut
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +38,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(
-            {name: t.detach().contiguous() for name, t in tensors.items()}, partial, dict(metadata)
-        )
+        # One entry: the order of several is not fixed, so the file's hash would not be either.
+        header = {"visgen": json.dumps(dict(metadata), sort_keys=True)}
+        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, partial, header)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -70,8 +72,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            header = (file.metadata() or {}).get("visgen", "{}")
+            return {name: file.get_tensor(name) for name in names}, json.loads(header)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy or train it again."
         ) from error

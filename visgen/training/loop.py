@@ -126,8 +126,9 @@ class Training:
         }
         self.average = MovingAverage(model.networks()["generator"])
         self.batches = Batches(data, model.image_size, seed, device)
+        lasting = {k: v for k, v in asdict(recipe).items() if k != "steps"}  # a run may go on
         self.identity = json.dumps(
-            {"recipe": asdict(recipe), "seed": seed, "data": data.fingerprint, "dtype": dtype},
+            {"recipe": lasting, "seed": seed, "data": data.fingerprint, "dtype": dtype},
             sort_keys=True,
         )
         self.step = 0

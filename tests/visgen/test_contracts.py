@@ -1,0 +1,96 @@
+"""What every model of the catalogue must hold, whoever wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from visgen.catalogue import CATALOGUE, UnknownPreset, find
+from visgen.checkpoints import load_weights, save_weights
+from visgen.checkpoints.weights import part_states
+from visgen.objectives.gan import OBJECTIVES, GanRecipe, updates
+from visgen.seeds import Draws, sample_seeds
+from visgen.tasks import ImageGenerator, Trainable
+
+TRAINED = sorted(name for name, config in CATALOGUE.items() if config.family != "reference")
+TINY = [name for name in TRAINED if name.endswith("-tiny")]
+
+
+@pytest.fixture(params=TINY)
+def preset(request: pytest.FixtureRequest) -> str:
+    torch.manual_seed(0)
+    return request.param
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_preset_builds_without_memory_and_keeps_its_contract(name: str) -> None:
+    with torch.device("meta"):
+        model = find(name).build()
+    assert isinstance(model, ImageGenerator)
+    assert isinstance(model, Trainable)
+    assert model.image_size == find(name).image_size
+    assert all(isinstance(part, nn.Module) for part in model.networks().values())
+    assert not any(module.training for module in model.modules())
+
+
+def test_samples_are_bytes_of_the_presets_size(preset: str) -> None:
+    model = find(preset).build()
+    images = model.generate(sample_seeds(0, torch.arange(3)))
+    assert images.dtype == torch.uint8
+    assert images.shape == (3, 3, *find(preset).image_size)
+
+
+def test_a_sample_depends_on_its_seed_alone(preset: str) -> None:
+    model = find(preset).build()
+    seeds = sample_seeds(1, torch.arange(12))
+    whole = model.generate(seeds).int()
+    parts = torch.cat([model.generate(seeds[i : i + 5]) for i in (0, 5, 10)]).int()
+    backwards = model.generate(seeds.flip(0)).flip(0).int()
+    for other in (parts, backwards):
+        assert (whole - other).abs().max() <= 1
+        assert (whole != other).float().mean() <= 1e-3
+    assert torch.equal(model.generate(seeds).int(), whole)
+    assert len({tuple(image.flatten().tolist()) for image in whole}) == 12
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_losses_and_gradients_of_every_parameter_are_finite(preset: str, objective) -> None:
+    model = find(preset).build().train()
+    recipe = GanRecipe(
+        objective=objective, steps=1, batch=2, r1=0.1, diffaugment=("color", "translation")
+    )
+    real = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8)
+    for update in updates(model, recipe):
+        model.zero_grad()
+        loss = update.loss(real, Draws(sample_seeds(0, torch.arange(2))))["loss"]
+        loss.backward()
+        assert loss.isfinite()
+        for name, parameter in model.networks()[update.part].named_parameters():
+            # Adding a constant to every logit changes no gradient penalty, so all else must flow.
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_saved_weights_come_back_as_the_same_model(preset: str, tmp_path: Path) -> None:
+    model = find(preset).build()
+    path = tmp_path / "weights.safetensors"
+    digest = save_weights(path, part_states(model.networks()), {"preset": preset})
+    torch.manual_seed(1)
+    again = find(preset).build()
+    seeds = sample_seeds(0, torch.arange(4))
+    assert not torch.equal(again.generate(seeds), model.generate(seeds))
+    assert load_weights(again, path) == digest
+    assert torch.equal(again.generate(seeds), model.generate(seeds))
+
+
+def test_a_condition_is_refused_by_unconditional_models(preset: str) -> None:
+    with pytest.raises(ValueError, match="unconditional"):
+        find(preset).build().generate(sample_seeds(0, torch.arange(1)), condition=3)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownPreset, match='nearest: "transgan-cifar10"'):
+        find("transgan-cifar")
