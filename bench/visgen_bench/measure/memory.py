@@ -5,10 +5,11 @@ Bytes everywhere. A pass that measures memory measures nothing else.
 """
 
 import ctypes
+import dataclasses
 import gc
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -78,39 +79,44 @@ def release_freed_memory(device: str) -> None:
 
 
 class HostPeak:
-    """Peak resident size of this process inside a `with` block.
+    """Peak resident size of this process since `restart`.
 
     The kernel's own mark is used where it can be reset; otherwise a thread samples the resident
     size every 10 ms, which can miss a shorter peak, and `method` says so.
     """
 
     def __init__(self, *, sample: bool = False) -> None:
-        self._force_sampling = sample
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._sampled = 0
-        self.method = ""
-        self.before = 0
-        self.peak = 0
+        self.method = "sampled every 10 ms"
+        if not sample and reset_host_peak():
+            self.method = "VmHWM"
 
     def __enter__(self) -> Self:
-        self.before = _resident()
-        if not self._force_sampling and reset_host_peak():
-            self.method = "VmHWM"
-            return self
-        self.method = "sampled every 10 ms"
-        self._sampled = self.before
-        self._thread = threading.Thread(target=self._watch, name="host-memory", daemon=True)
-        self._thread.start()
+        if self.method != "VmHWM":
+            self._thread = threading.Thread(target=self._watch, name="host-memory", daemon=True)
+            self._thread.start()
+        self.restart()
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+
+    def restart(self) -> int:
+        """Begin a new peak at what is resident now; returns that in bytes."""
+        self._sampled = _resident()
         if self._thread is None:
-            self.peak = host_memory("VmHWM")
-            return
-        self._stop.set()
-        self._thread.join()
-        self.peak = max(self._sampled, _resident())
+            reset_host_peak()
+        return self._sampled
+
+    def peak(self) -> int:
+        """Bytes at the peak since the last restart."""
+        if self._thread is None:
+            return host_memory("VmHWM")
+        return max(self._sampled, _resident())
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_EVERY_S):
@@ -126,35 +132,101 @@ def _resident() -> int:
         return psutil.Process().memory_info().rss
 
 
+class PeakMeter:
+    """Peaks of a pass, cut at marks: `mark("fwd")` closes the part that began at the last mark.
+
+    A part that is marked several times keeps its largest peak. `peaks()` of "total" is the largest
+    of all parts. Freed memory of earlier passes is handed back on entry.
+    """
+
+    def __init__(self, device: str, *, sample: bool = False) -> None:
+        self._on_device = device.split(":")[0] != "cpu"
+        self._device = device
+        self._sample = sample
+        self._parts: dict[str, MemoryPeaks] = {}
+
+    def __enter__(self) -> Self:
+        release_freed_memory(self._device)
+        self._host = HostPeak(sample=self._sample)
+        self._host.__enter__()
+        self._restart()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.mark("total")
+        self._host.__exit__()
+
+    def _restart(self) -> None:
+        if self._on_device:
+            import torch
+
+            torch.accelerator.synchronize(self._device)
+            torch.accelerator.reset_peak_memory_stats(self._device)
+        self._before = self._host.restart()
+
+    def mark(self, part: str) -> None:
+        """The peak since the last mark belongs to `part`; the next part begins."""
+        allocated = reserved = None
+        if self._on_device:
+            import torch
+
+            torch.accelerator.synchronize(self._device)
+            allocated = torch.accelerator.max_memory_allocated(self._device)
+            reserved = torch.accelerator.max_memory_reserved(self._device)
+        peaks = MemoryPeaks(
+            host=self._host.peak(),
+            host_before=self._before,
+            host_method=self._host.method,
+            allocated=allocated,
+            reserved=reserved,
+        )
+        earlier = self._parts.get(part)
+        self._parts[part] = peaks if earlier is None else combine([earlier, peaks])
+        self._restart()
+
+    def peaks(self) -> dict[str, MemoryPeaks]:
+        """Peaks by part, and over all parts under "total"."""
+        return {**self._parts, "total": combine(list(self._parts.values()))}
+
+
+def combine(peaks: Sequence[MemoryPeaks]) -> MemoryPeaks:
+    """The largest of each figure; `host_before` is the earliest one's."""
+
+    def largest(values: list[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return max(known) if known else None
+
+    return MemoryPeaks(
+        host=max(p.host for p in peaks),
+        host_before=peaks[0].host_before,
+        host_method=peaks[0].host_method,
+        allocated=largest([p.allocated for p in peaks]),
+        reserved=largest([p.reserved for p in peaks]),
+    )
+
+
+def over_ranks(peaks: Sequence[MemoryPeaks]) -> MemoryPeaks:
+    """One host's ranks together: host memory adds up, a device's peak is the largest rank's.
+
+    Pages that ranks share are counted once per rank, so the sum is an upper bound.
+    """
+    together = combine(peaks)
+    return dataclasses.replace(
+        together,
+        host=sum(p.host for p in peaks),
+        host_before=sum(p.host_before for p in peaks),
+    )
+
+
 def measure_peaks(call: Callable[[], object], device: str, *, calls: int = 2) -> MemoryPeaks:
-    """Peaks over `calls` calls, after freed memory of earlier passes was handed back.
+    """Peaks over `calls` calls.
 
     Two calls, because the second still holds what the first one left (optimiser state, gradients).
     """
-    release_freed_memory(device)
-    on_device = device.split(":")[0] != "cpu"
-    if on_device:
-        import torch
-
-        torch.accelerator.synchronize(device)
-        torch.accelerator.reset_peak_memory_stats(device)
-    with HostPeak() as host:
+    with PeakMeter(device) as meter:
         for _ in range(calls):
             call()
-    allocated = reserved = None
-    if on_device:
-        import torch
-
-        torch.accelerator.synchronize(device)
-        allocated = torch.accelerator.max_memory_allocated(device)
-        reserved = torch.accelerator.max_memory_reserved(device)
-    return MemoryPeaks(
-        host=host.peak,
-        host_before=host.before,
-        host_method=host.method,
-        allocated=allocated,
-        reserved=reserved,
-    )
+    return meter.peaks()["total"]
 
 
 def part_sizes(networks: "Mapping[str, nn.Module]") -> dict[str, PartSize]:

@@ -1,12 +1,14 @@
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from torch import nn
 
 from visgen_bench.measure.memory import (
-    HostPeak,
+    MemoryPeaks,
+    PeakMeter,
     host_memory,
     measure_peaks,
     part_sizes,
@@ -21,35 +23,44 @@ def fill(mib: int) -> bytearray:
     return bytearray(b"\x01") * (mib * MIB)
 
 
+def grown(peaks: MemoryPeaks) -> int:
+    return peaks.host - peaks.host_before
+
+
 def test_an_allocation_of_known_size_appears_in_the_peak():
-    with HostPeak() as host:
-        held = fill(200)
-        del held
-    assert host.method == "VmHWM"
-    assert host.peak - host.before == pytest.approx(200 * MIB, rel=0.05)
+    peaks = measure_peaks(lambda: len(fill(200)), "cpu")
+    assert peaks.host_method == "VmHWM"
+    assert grown(peaks) == pytest.approx(200 * MIB, rel=0.05)
 
 
 def test_the_peak_of_an_earlier_pass_does_not_leak_into_the_next():
-    with HostPeak() as large:
-        held = fill(200)
-        del held
-    release_freed_memory("cpu")
-    with HostPeak() as small:
-        held = fill(20)
-        del held
-    assert large.peak - large.before > 190 * MIB
-    assert small.peak - small.before < 60 * MIB
+    large = measure_peaks(lambda: len(fill(200)), "cpu")
+    small = measure_peaks(lambda: len(fill(20)), "cpu")
+    assert grown(large) > 190 * MIB
+    assert grown(small) < 60 * MIB
+
+
+def test_each_part_of_a_pass_has_its_own_peak_and_the_total_is_the_largest():
+    with PeakMeter("cpu") as meter:
+        for _ in range(2):
+            len(fill(150))
+            meter.mark("fwd")
+            len(fill(40))
+            meter.mark("bwd")
+    peaks = meter.peaks()
+    assert grown(peaks["fwd"]) == pytest.approx(150 * MIB, rel=0.1)
+    assert grown(peaks["bwd"]) == pytest.approx(40 * MIB, abs=10 * MIB)
+    assert peaks["total"].host == peaks["fwd"].host
 
 
 def test_the_sampling_fallback_sees_an_allocation_that_is_held():
-    import time
-
-    with HostPeak(sample=True) as host:
+    with PeakMeter("cpu", sample=True) as meter:
         held = fill(100)
         time.sleep(0.05)
         del held
-    assert host.method == "sampled every 10 ms"
-    assert host.peak - host.before == pytest.approx(100 * MIB, rel=0.1)
+    peaks = meter.peaks()["total"]
+    assert peaks.host_method == "sampled every 10 ms"
+    assert grown(peaks) == pytest.approx(100 * MIB, rel=0.1)
 
 
 def test_reset_brings_the_mark_back_to_what_is_resident():
@@ -62,7 +73,7 @@ def test_reset_brings_the_mark_back_to_what_is_resident():
 
 def test_a_tensors_bytes_appear_and_device_peaks_are_none_on_a_cpu():
     peaks = measure_peaks(lambda: torch.ones(64 * MIB // 4), "cpu")
-    assert peaks.host - peaks.host_before == pytest.approx(64 * MIB, rel=0.1)
+    assert grown(peaks) == pytest.approx(64 * MIB, rel=0.1)
     assert peaks.allocated is None
     assert peaks.reserved is None
 

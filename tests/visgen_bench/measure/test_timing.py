@@ -186,9 +186,8 @@ def test_throughputs_interval_encloses_it_and_shrinks_to_it_for_equal_blocks():
     uneven = [Block(iterations=5, start_ns=0, end_ns=SECOND * (1 + i)) for i in range(8)]
     result = throughput([uneven], samples_per_call=2)
     assert result.value == pytest.approx(80 / 36)
-    assert result.ci_low is not None
-    assert result.ci_high is not None
-    assert result.ci_low < result.value < result.ci_high
+    assert None not in (result.ci_low, result.value, result.ci_high)
+    assert (result.ci_low or 0) < (result.value or 0) < (result.ci_high or 0)
 
 
 def test_the_window_is_cut_into_eight_blocks_unless_calls_are_too_long():
@@ -244,7 +243,7 @@ def test_events_and_wall_sync_agree_on_a_long_kernel():
     a = torch.randn(8192, 8192, device="cuda")
     rules = TimingRules(min_iters=20, min_duration_s=0.1)
     for _ in range(5):
-        a @ a
+        torch.matmul(a, a)
     wall = percentile(wall_sync(lambda: a @ a, synchronizer("cuda"), rules).seconds, 50)
     device = percentile(events(lambda: a @ a, "cuda", rules, wall).seconds, 50)
     assert device == pytest.approx(wall, rel=0.05)
