@@ -1,1 +1,24 @@
 """Fused attention and codebook kernels, with their definitions in plain PyTorch."""
+
+from visgen_kernels.attention import attention, resolve, unsupported
+from visgen_kernels.attention.entry import ImplementationUnavailable
+from visgen_kernels.biases import RelativePosition2d
+from visgen_kernels.layouts import Axis, Sequence, Windows
+from visgen_kernels.masks import BlockList, Blocks1d, Blocks2d, Causal, Full, SlidingWindow
+
+__all__ = [
+    "Axis",
+    "BlockList",
+    "Blocks1d",
+    "Blocks2d",
+    "Causal",
+    "Full",
+    "ImplementationUnavailable",
+    "RelativePosition2d",
+    "Sequence",
+    "SlidingWindow",
+    "Windows",
+    "attention",
+    "resolve",
+    "unsupported",
+]

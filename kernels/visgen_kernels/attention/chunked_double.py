@@ -1,0 +1,171 @@
+"""Second backward pass of chunked attention, in closed form.
+
+With G the gradient of the output and U, W, X, Y, y the cotangents of dQ, dK, dV, of the bias and of
+the key bias, a the scale, and F the dropout factors (1 without dropout):
+
+    M = a (U K^T + Q W^T) + Y + y      R = F o (G X^T)      D = F o (G V^T) - delta,  delta = rowsum(G o O)
+    N = P o (M - rowsum(P o M))        dS = P o D           gS = Z - P o rowsum(Z),   Z = D o N + P o R
+    gG = (F o N) V + (F o P) X         gV = (F o N)^T G
+    gQ = a (dS W + gS K)               gK = a (dS^T U + gS^T Q)
+    g table = sums of gS along equal differences            g key_bias = column sums of gS
+
+which is the derivative through q, k, v, table and key bias in full: the saved output counts as a
+function of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from visgen_kernels.attention.chunked import InputGradients, Needs, softmax_backward
+from visgen_kernels.attention.problem import Call, Chunk, Problem, Scratch, length, put, take
+from visgen_kernels.biases import expand_table
+
+
+@dataclass(frozen=True)
+class Cotangents:
+    """Cotangents of the first backward's results; None where there is none."""
+
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
+    table: Tensor | None
+    key_bias: Tensor | None
+
+
+class _Cotangents:
+    """The cotangents in the problem's canonical form."""
+
+    def __init__(self, problem: Problem, given: Cotangents) -> None:
+        def canonical(x: Tensor | None) -> Tensor | None:
+            return None if x is None else problem.canonical(x)
+
+        self.q, self.k, self.v = canonical(given.q), canonical(given.k), canonical(given.v)
+        self.expanded = self.shift = None
+        if given.table is not None and problem.call.size is not None:
+            self.expanded = expand_table(given.table, problem.call.size, problem.dtype)
+        if given.key_bias is not None:
+            split = problem.call.layout.split(given.key_bias.to(problem.dtype), problem.axes)
+            self.shift = problem.arrange(split)[:, :, None, :]
+
+
+def double_backward(
+    call: Call,
+    cotangents: Cotangents,
+    grad: Tensor,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    needs_grad: bool,
+    needs: Needs,
+    packed: bool,
+) -> list[Tensor]:
+    """Gradients of grad, q (or packed), k, v, table, key bias: those needed, in this order."""
+    problem = Problem(call, q, k, v)
+    scratch = Scratch(problem)
+    grads = problem.canonical(grad)
+    delta = (grads * problem.canonical(out)).sum(-1, keepdim=True)  # (outer, inner, n_q, 1)
+    given = _Cotangents(problem, cotangents)
+    results = InputGradients(problem, needs, packed, (q, k, v))
+    memory = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=grad.dtype)
+    grad_grads = problem.arrange(problem.zeros_if_partial(memory))
+    for chunk in problem.chunks(buffers=4):
+        _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads, needs_grad)
+    first = [problem.join(memory)] if needs_grad else []
+    return first + results.finish()
+
+
+def _add_chunk(
+    problem: Problem,
+    scratch: Scratch,
+    chunk: Chunk,
+    given: _Cotangents,
+    grads: Tensor,
+    delta: Tensor,
+    results: InputGradients,
+    grad_grads: Tensor,
+    needs_grad: bool,
+) -> None:
+    """Everything that one chunk of scores contributes."""
+    needs, rows, scale = results.needs, length(chunk.rows), problem.call.scale
+    g, q = take(grads, chunk, chunk.rows), take(problem.q, chunk, chunk.rows)
+    k, v = take(problem.k, chunk, chunk.keys), take(problem.v, chunk, chunk.keys)
+    u = None if given.q is None else take(given.q, chunk, chunk.rows)
+    w = None if given.k is None else take(given.k, chunk, chunk.keys)
+    x = None if given.v is None else take(given.v, chunk, chunk.keys)
+    keep = problem.keep(chunk)
+
+    p = problem.weights(chunk, scratch.scores("p", chunk))
+    n = _score_cotangent(problem, scratch, chunk, given)
+    softmax_backward(problem, chunk, n, p)
+    dropped_n = n if keep is None else n * keep
+    dropped_p = p if keep is None else p * keep
+    if needs.v:
+        results.v.add(chunk, (dropped_n, g))
+    if needs_grad:
+        out = scratch.array("gg", chunk.items, rows, g.shape[-1])
+        problem.weighted_sum(dropped_n, v, chunk, out)
+        if x is not None:
+            torch.baddbmm(out, dropped_p, x, out=out)
+        put(grad_grads, chunk, chunk.rows, out)
+    if not needs.scores:
+        return
+
+    d = scratch.scores("d", chunk)
+    torch.bmm(g, v.mT, out=d)
+    if keep is not None:
+        d.mul_(keep)
+    d.sub_(take(delta, chunk, chunk.rows))
+    if not problem.finite:
+        d.masked_fill_(problem.hidden_scores(chunk), 0.0)
+    n.mul_(d)  # Z
+    ds = d.mul_(p)
+    if x is not None:
+        r = scratch.scores("r", chunk)
+        torch.bmm(g, x.mT, out=r)
+        n.addcmul_(r if keep is None else r.mul_(keep), p)
+    gs = n.addcmul_(p, n.sum(-1, keepdim=True), value=-1.0)
+
+    if needs.q:
+        out = scratch.array("gq", chunk.items, rows, q.shape[-1])
+        problem.weighted_sum(gs, k, chunk, out)
+        if w is not None:
+            torch.baddbmm(out, ds, w, out=out)
+        put(results.q, chunk, chunk.rows, out, scale)
+    if needs.k:
+        pairs = [(gs, q)] if u is None else [(gs, q), (ds, u)]
+        results.k.add(chunk, *pairs, scale=scale)
+    results.bias.add(chunk, gs)
+
+
+def _score_cotangent(
+    problem: Problem, scratch: Scratch, chunk: Chunk, given: _Cotangents
+) -> Tensor:
+    """M (items, rows, keys): the cotangent of the scores' gradient."""
+    m = scratch.scores("m", chunk)
+    beta = 0.0
+    if given.expanded is not None:
+        head = chunk.outer if problem.heads_outer else None
+        tile = problem.bias_tile(chunk.rows, chunk.keys, head, given.expanded)
+        if tile is not None:
+            m.copy_(tile.expand_as(m) if problem.heads_outer else tile[chunk.inner])
+            beta = 1.0
+    scale = problem.call.scale
+    if given.q is not None:
+        u, k = take(given.q, chunk, chunk.rows), take(problem.k, chunk, chunk.keys)
+        torch.baddbmm(m, u, k.mT, beta=beta, alpha=scale, out=m)
+        beta = 1.0
+    if given.k is not None:
+        q, w = take(problem.q, chunk, chunk.rows), take(given.k, chunk, chunk.keys)
+        torch.baddbmm(m, q, w.mT, beta=beta, alpha=scale, out=m)
+        beta = 1.0
+    if not beta:
+        m.zero_()
+    if given.shift is not None:
+        m.add_(problem.key_part(given.shift, chunk))
+    return m
