@@ -42,6 +42,8 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_PROC_BIND",
     "OMP_PLACES",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
     "KMP_AFFINITY",
 )
 
@@ -113,6 +115,7 @@ def ram_bytes() -> int | None:
         return None
 
 
+@cache
 def gpu_facts() -> dict[str, object]:
     """Columns of the GPUs that NVML sees; empty where there are none."""
     nvml, _ = open_nvml()

@@ -1,0 +1,239 @@
+"""What a performance cell repeats: one call that samples, or one optimiser step of D or G.
+
+`sample` draws a batch of pictures up to uint8. `d_step` and `g_step` are what the training loop
+does (`visgen.training.UpdateRunner`): loss with its penalties, backward, clipping, Adam. Real
+images are synthetic bytes: speed does not depend on them.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visgen.objectives.gan import GanRecipe, updates
+from visgen.objectives.update import Update
+from visgen.seeds import Draws, integers, sample_seeds
+from visgen.training import UpdateRunner
+from visgen_bench.cell import PerformanceCell
+from visgen_bench.context import Unavailable
+from visgen_bench.measure.memory import PeakMeter
+
+PARTS = {"d_step": "discriminator", "g_step": "generator"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# A network counts as convolutional, and channels_last as meant for it, if most weights are in 4-d
+# kernels wider than one pixel: elsewhere the format changes nothing but the row's label.
+CONVOLUTIONAL_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One call of a phase; `metered` is the same call, marking the parts of a step as it goes."""
+
+    call: Callable[[], object]
+    metered: Callable[[PeakMeter], object]
+    samples: int
+
+
+def recipe_of(cell: PerformanceCell, config: Any) -> GanRecipe:
+    """The recipe of a step, at the cell's batch and without accumulation.
+
+    The cell's own, else the preset's, else TransGAN's objective without augmentation.
+    """
+    own = cell.recipe or getattr(config, "recipe", None)
+    recipe = own or GanRecipe(objective="wgangp-eps", steps=1, batch=cell.batch)
+    return dataclasses.replace(
+        recipe, batch=cell.batch, g_batch=cell.batch, accumulate_d=1, accumulate_g=1
+    )
+
+
+def refuse_impossible(cell: PerformanceCell, config: Any) -> None:
+    """Raise Unavailable, with the reason, for a combination that cannot run here."""
+    if not hasattr(config, "build"):
+        raise Unavailable(f"{cell.model} draws from data and has no network to time")
+    if cell.device_type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(f"device {cell.device}: torch sees no CUDA device here")
+    if cell.memory_format == "channels_last":
+        _refuse_unused_format(cell, config)
+    if cell.phase != "sample":
+        _refuse_impossible_step(cell, recipe_of(cell, config))
+    if cell.compile and cell.device_type == "cpu" and not _has_compiler():
+        raise Unavailable(
+            "torch.compile on a CPU needs a C++ compiler (g++ or clang++), none found"
+        )
+
+
+def _refuse_unused_format(cell: PerformanceCell, config: Any) -> None:
+    with torch.device("meta"):
+        model = config.build(attention=cell.attention)
+    for part, network in model.networks().items():
+        if not is_convolutional(network):
+            raise Unavailable(
+                f"channels_last lays out convolution weights; {cell.model}'s {part} has few"
+            )
+
+
+def _refuse_impossible_step(cell: PerformanceCell, recipe: GanRecipe) -> None:
+    if cell.devices > 1:
+        raise Unavailable(
+            f"{cell.phase} over {cell.devices} devices needs data-parallel updates, "
+            "which the training loop does not have yet"
+        )
+    if cell.dtype == "fp16":
+        raise Unavailable(f"{cell.phase} in fp16 needs loss scaling; use bf16")
+    penalised = recipe.objective == "wgangp-eps" or recipe.r1 > 0
+    if cell.compile and cell.phase == "d_step" and penalised:
+        raise Unavailable(
+            "d_step with a gradient penalty differentiates twice, which torch.compile cannot"
+        )
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """True if most of the network's weights are in convolution kernels wider than one pixel."""
+    sizes = [(p.numel(), p.ndim == 4 and max(p.shape[2:]) > 1) for p in network.parameters()]
+    kernels = sum(size for size, kernel in sizes if kernel)
+    return kernels > CONVOLUTIONAL_SHARE * sum(size for size, _ in sizes)
+
+
+def place(model: Any, cell: PerformanceCell, device: str) -> None:
+    """Move the networks to the device, in the cell's memory format."""
+    if cell.memory_format == "channels_last":
+        for network in model.networks().values():
+            network.to(memory_format=torch.channels_last)
+    model.to(device)
+
+
+def compile_networks(model: Any, cell: PerformanceCell) -> tuple[str, ...]:
+    """Compile in place what the phase may compile; the names of these parts.
+
+    In a step only the generator: a discriminator names its noise by the step's number, which
+    torch.compile takes for a constant and would compile anew at every step.
+    """
+    if not cell.compile:
+        return ()
+    parts = [name for name in model.networks() if name == "generator" or cell.phase == "sample"]
+    for name in parts:
+        model.networks()[name].compile()
+    return tuple(parts)
+
+
+def autocast(cell: PerformanceCell, device: str) -> Any:
+    """The context that gives the cell's dtype; weights stay float32."""
+    if cell.dtype == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, AUTOCAST[cell.dtype])
+
+
+def sampling(cell: PerformanceCell, model: Any, device: str, rank: int, world: int) -> Workload:
+    """Draw `batch` pictures; rank r of w has the samples r, r + w, ... of the run."""
+    indices = torch.arange(cell.batch) * world + rank
+    seeds = sample_seeds(cell.seed, indices).to(device)
+
+    def call() -> Tensor:
+        with autocast(cell, device):
+            return model.generate(seeds)
+
+    return Workload(call=call, metered=lambda meter: call(), samples=cell.batch)
+
+
+def synthetic_images(n: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Uniform noise, uint8 (n, 3, h, w)."""
+    seeds = sample_seeds(seed, torch.arange(n))
+    return integers(seeds, "images", 0, 256, (3, *size)).to(torch.uint8)
+
+
+def step_update(cell: PerformanceCell, config: Any, model: Any) -> tuple[Update, GanRecipe]:
+    """The update that the phase carries out, and its recipe.
+
+    Raises Unavailable if the model has no such part.
+    """
+    recipe = recipe_of(cell, config)
+    part = PARTS[cell.phase]
+    if part not in model.networks():
+        raise Unavailable(f"{cell.phase} trains a {part}, and {cell.model} has none")
+    found = [update for update in updates(model, recipe) if update.part == part]
+    return found[0], recipe
+
+
+def training_step(cell: PerformanceCell, config: Any, model: Any, device: str) -> Workload:
+    """One optimiser step of the phase's part, by the training loop's own runner."""
+    update, recipe = step_update(cell, config, model)
+    model.train()
+    real = synthetic_images(cell.batch, model.image_size, cell.seed).to(device)
+    seeds = sample_seeds(cell.seed, torch.arange(cell.batch)).to(device)
+    meters: list[PeakMeter] = []
+
+    def loss(batch: Tensor | None, draws: Draws) -> dict[str, Tensor]:
+        values = update.loss(batch, draws)
+        for meter in meters:
+            meter.mark("fwd")
+        return values
+
+    runner = UpdateRunner(
+        model,
+        dataclasses.replace(update, loss=loss),
+        betas=recipe.betas,
+        clip=recipe.clip,
+        dtype="bf16" if cell.dtype == "bf16" else "fp32",
+    )
+
+    def backward_is_over(*_: object) -> None:
+        for meter in meters:
+            meter.mark("bwd")
+
+    runner.optimizer.register_step_pre_hook(backward_is_over)
+    steps = iter(range(2**62))
+
+    def call() -> object:
+        draws = Draws(seeds, f"performance/{cell.phase}", next(steps))
+        return runner.run(real if update.reads_data else None, draws)
+
+    def metered(meter: PeakMeter) -> object:
+        meters.append(meter)
+        try:
+            result = call()
+            meter.mark("opt")
+            return result
+        finally:
+            meters.remove(meter)
+
+    return Workload(call=call, metered=metered, samples=cell.batch)
+
+
+def build_workload(
+    cell: PerformanceCell, config: Any, model: Any, device: str, rank: int = 0, world: int = 1
+) -> Workload:
+    """The cell's phase on a model that lies on `device`."""
+    if cell.phase == "sample":
+        return sampling(cell, model, device, rank, world)
+    return training_step(cell, config, model, device)
+
+
+def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
+    """The phase on the meta device with the dense attention: shapes flow, nothing is computed.
+
+    A step runs its loss and its backward pass; the optimiser has no countable operation.
+    """
+    with torch.device("meta"):
+        model = config.build(attention="reference")
+    seeds = torch.empty(cell.batch, dtype=torch.int64, device="meta")
+    if cell.phase == "sample":
+        return lambda: model.generate(seeds)
+    update, _ = step_update(cell, config, model)
+    model.train()
+    for part, network in model.networks().items():
+        network.requires_grad_(part == update.part)
+    real = torch.empty(cell.batch, 3, *model.image_size, dtype=torch.uint8, device="meta")
+
+    def call() -> None:
+        values = update.loss(real if update.reads_data else None, Draws(seeds, "count"))
+        values["loss"].backward()
+
+    return call
