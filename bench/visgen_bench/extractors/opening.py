@@ -1,0 +1,92 @@
+"""Extractors by name: what each must offer, whether it is here, and one instance of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+EXTRACTORS = ("inception-2015", "efficientnet-lite0-64", "digit-judge")
+
+
+class Extractor(Protocol):
+    """A fixed network from images to features.
+
+    Attributes:
+        name: As in protocols.toml.
+        sha256: Of its weights, hex.
+        widths: Features of each layer it offers.
+    """
+
+    name: str
+    sha256: str
+    widths: dict[str, int]
+
+    def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """uint8 (n, 3, h, w) -> float32 (n, width) of each layer asked for, on the CPU."""
+        ...
+
+
+class Extractors:
+    """Opens each extractor once, when it is first needed.
+
+    Args:
+        device: Where the networks run.
+        inception: Path of the Inception weights, if they do not lie where `weights.locate` looks.
+        allow_download: Whether weights may be downloaded.
+    """
+
+    def __init__(
+        self, device: str = "cpu", inception: Path | None = None, allow_download: bool = False
+    ) -> None:
+        self.device = device
+        self.inception = inception
+        self.allow_download = allow_download
+        self._opened: dict[str, Extractor] = {}
+
+    def open(self, name: str) -> Extractor:
+        """The extractor of that name.
+
+        Raises:
+            WeightsError: if its weights are missing, wrong or unreadable.
+            ValueError: if there is none of that name.
+        """
+        if name not in self._opened:
+            self._opened[name] = self._new(name)
+        return self._opened[name]
+
+    def unavailable(self, name: str) -> str | None:
+        """Why an extractor cannot be used here, with the line that fixes it, or None."""
+        if name in self._opened or name == "pixels":
+            return None
+        if name == "inception-2015":
+            from visgen_bench.extractors import inception
+
+            return inception.unavailable(self.inception, self.allow_download)
+        if name == "efficientnet-lite0-64":
+            from visgen_bench.extractors import lite0
+
+            return lite0.unavailable()
+        if name == "digit-judge":
+            from visgen_bench.extractors import judge
+
+            return judge.unavailable()
+        raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
+
+    def _new(self, name: str) -> Extractor:
+        if name == "inception-2015":
+            from visgen_bench.extractors.inception import Inception
+
+            return Inception.open(
+                self.inception, device=self.device, allow_download=self.allow_download
+            )
+        if name == "efficientnet-lite0-64":
+            from visgen_bench.extractors.lite0 import Lite0
+
+            return Lite0(self.device)
+        if name == "digit-judge":
+            from visgen_bench.extractors.judge import DigitJudge
+
+            return DigitJudge(self.device)
+        raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
