@@ -32,7 +32,6 @@ class CellBase(BaseModel):
 
     model: str = Field(min_length=1)
     include: str | None = None  # the user's file that defines `model`
-    data: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda|mps|xpu)(:\d+)?$")
     dtype: DType = "fp32"
@@ -127,6 +126,7 @@ class PerformanceCell(CellBase):
     """Speed, memory and FLOPs of one phase. Durations in seconds."""
 
     kind: Literal["performance"] = "performance"
+    data: str | None = None  # speed does not depend on it; kept where a suite names it
     phase: Phase = "sample"
     recipe: GanRecipe | None = None  # for d_step and g_step; None: the preset's own
     profile: bool = False

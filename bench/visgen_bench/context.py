@@ -28,7 +28,7 @@ class Records:
 
 
 class Unavailable(Exception):
-    """This cell cannot run here (missing weights, package or device): a `skipped` row, no failure."""
+    """This cell cannot run here (weights, package or device missing): a `skipped` row."""
 
 
 class Invalid(Exception):

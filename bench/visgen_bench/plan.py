@@ -1,0 +1,235 @@
+"""The plan: which cells will run, in which order, what they may cost, and what is done already.
+
+    suite -> resolved cells -> plan -> run
+
+Planning reads the result folder and writes nothing.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from visgen_bench import estimates
+from visgen_bench.cell import QualityCell
+from visgen_bench.estimates import UNKNOWN, Estimate
+from visgen_bench.presets import Presets, load_presets
+from visgen_bench.resolution import Resolved, Resolver, code_hash
+from visgen_bench.suite import Suite, SuiteError
+from visgen_results.store import Store
+
+Action = Literal["run", "done", "skip"]
+Rerun = Literal["failed", "stale", "all"]
+RERUN: tuple[str, ...] = ("failed", "stale", "all")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a suite is planned and run. `out` is the result folder itself."""
+
+    out: Path
+    include: tuple[Path, ...] = ()
+    data_root: Path | None = None
+    offline: bool = False
+    rerun: Rerun | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    limit: int | None = None
+    max_cells: int | None = None
+    devices: tuple[int, ...] | None = None  # accelerators that may be used
+    timeout_s: float | None = None
+    retries: int = 1  # of a crash or a time-out; never of an error or a lack of memory
+    fail_fast: bool = False
+    fresh: bool = False
+    in_process: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell, what will be done with it, and why."""
+
+    resolved: Resolved
+    action: Action
+    reason: str = ""
+    stale: str | None = None
+    code_hash: str = ""
+    attempts: int = 0  # rows of this cell that the store has
+    estimate: Estimate = UNKNOWN
+
+    @property
+    def name(self) -> str:
+        return self.resolved.name
+
+    @property
+    def cell_key(self) -> str:
+        return self.resolved.cell_key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Cells in the order in which they run: whoever takes weights comes after who makes them."""
+
+    suite: Suite
+    options: Options
+    presets: Presets
+    cells: tuple[PlannedCell, ...]
+
+    def count(self, action: Action) -> int:
+        """How many cells have this action."""
+        return sum(cell.action == action for cell in self.cells)
+
+    @property
+    def stale(self) -> tuple[PlannedCell, ...]:
+        """Done cells whose code or weights have changed since."""
+        return tuple(cell for cell in self.cells if cell.stale and cell.action == "done")
+
+
+def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
+    """Resolve a suite and decide what is to be done; writes nothing.
+
+    Args:
+        suite: Of `suite.load` or `suite.from_entries`.
+        options: Result folder, filters, what to run again.
+        estimate: Also estimate time, memory and disk of the cells that will run.
+
+    Raises:
+        SuiteError: for a name that does not exist, or if not one cell has its data.
+        PresetError: for an included file that cannot be used.
+    """
+    presets = load_presets(options.include)
+    store = Store(options.out)
+    runs = [] if not options.out.is_dir() else store.read("runs").to_pylist()
+    resolver = Resolver(
+        presets,
+        data_root=options.data_root,
+        offline=options.offline,
+        trained={r["cell_key"]: r["spec_key"] for r in runs if r["kind"] == "train"},
+    )
+    cells = _limited(resolver.resolve(suite.cells), options)
+    _refuse_without_data(cells)
+    history = History(runs)
+    planned = [_decide(one, history, options) for one in ordered(_distinct(cells))]
+    if options.max_cells is not None:
+        planned = _first(planned, options.max_cells)
+    if estimate:
+        planned = [_estimated(one, presets, store, history) for one in planned]
+    return Plan(suite=suite, options=options, presets=presets, cells=tuple(planned))
+
+
+class History:
+    """What the store knows of each cell: its newest row, its newest ok row, its attempts."""
+
+    def __init__(self, runs: Sequence[Mapping[str, Any]]) -> None:
+        self.newest: dict[str, Mapping[str, Any]] = {}
+        self.ok: dict[str, Mapping[str, Any]] = {}
+        self.attempts: dict[str, int] = {}
+        for run in sorted(runs, key=lambda r: r["run_id"]):
+            key = run["cell_key"]
+            self.newest[key] = run
+            self.attempts[key] = self.attempts.get(key, 0) + 1
+            if run["status"] == "ok":
+                self.ok[key] = run
+
+    def weights_of(self, train_key: str) -> str | None:
+        """sha256 of the weights that a train cell's newest ok row made."""
+        return self.ok.get(train_key, {}).get("weights_sha256")
+
+
+def _limited(cells: list[Resolved], options: Options) -> list[Resolved]:
+    """Keep what `--only` and `--skip` leave, and the train cells that it needs."""
+    kept = [one for one in cells if _wanted(one.name, options)]
+    if not kept:
+        names = ", ".join(one.name for one in cells[:3])
+        raise SuiteError(f"--only/--skip leave no cell of {len(cells)}; names look like {names}")
+    needed = {one.needs for one in kept}
+    names = {one.name for one in kept}
+    return [one for one in cells if one.name in names or one.cell_key in needed]
+
+
+def _wanted(name: str, options: Options) -> bool:
+    only = not options.only or any(fnmatch.fnmatchcase(name, glob) for glob in options.only)
+    return only and not any(fnmatch.fnmatchcase(name, glob) for glob in options.skip)
+
+
+def _refuse_without_data(cells: Sequence[Resolved]) -> None:
+    """A suite of which nothing can run for want of data is a mistake, not a success."""
+    if cells and all(one.missing_data for one in cells):
+        raise SuiteError(f"{cells[0].where}: data: {cells[0].skip}")
+
+
+def _distinct(cells: Sequence[Resolved]) -> list[Resolved]:
+    return list({one.cell_key: one for one in reversed(cells)}.values())[::-1]
+
+
+def ordered(cells: Sequence[Resolved]) -> list[Resolved]:
+    """Written order, except that a train cell comes before the first cell that needs it."""
+    by_key = {one.cell_key: one for one in cells}
+    done: dict[str, Resolved] = {}
+    for one in cells:
+        if one.needs in by_key:
+            done.setdefault(one.needs, by_key[one.needs])
+        done.setdefault(one.cell_key, one)
+    return list(done.values())
+
+
+def _decide(one: Resolved, history: History, options: Options) -> PlannedCell:
+    """Run it, skip it, or leave it as done."""
+    code = code_hash(one.code_files)
+    row = history.ok.get(one.cell_key)
+    common = {
+        "resolved": one,
+        "code_hash": code,
+        "attempts": history.attempts.get(one.cell_key, 0),
+        "stale": None if row is None else _stale(one, row, code, history),
+    }
+    if one.skip:
+        return PlannedCell(action="skip", reason=one.skip, **common)
+    if row is None:
+        return _not_ok_yet(one, history, options, common)
+    if options.rerun == "all":
+        return PlannedCell(action="run", reason="--rerun all", **common)
+    if options.rerun == "stale" and common["stale"]:
+        return PlannedCell(action="run", reason=f"stale: {common['stale']}", **common)
+    return PlannedCell(action="done", reason=f"done in run {row['run_id']}", **common)
+
+
+def _not_ok_yet(
+    one: Resolved, history: History, options: Options, common: dict[str, Any]
+) -> PlannedCell:
+    newest = history.newest.get(one.cell_key)
+    if newest is None:
+        return PlannedCell(action="run", **common)
+    return PlannedCell(action="run", reason=f"was {newest['status']}", **common)
+
+
+def _stale(one: Resolved, row: Mapping[str, Any], code: str, history: History) -> str | None:
+    """Why an ok row is no longer what this code and these weights would give."""
+    if row.get("code_hash") not in (None, code):
+        return "the code has changed since"
+    if one.needs is not None and isinstance(one.cell, QualityCell):
+        current = history.weights_of(one.needs)
+        if current is not None and row.get("weights_sha256") not in (None, current):
+            return "its weights were trained again since"
+    return None
+
+
+def _first(planned: Sequence[PlannedCell], count: int) -> list[PlannedCell]:
+    """The first `count` cells that would run, with everything that does not run."""
+    kept, left = [], count
+    for one in planned:
+        if one.action == "run":
+            if left == 0:
+                continue
+            left -= 1
+        kept.append(one)
+    return kept
+
+
+def _estimated(one: PlannedCell, presets: Presets, store: Store, history: History) -> PlannedCell:
+    if one.action != "run":
+        return one
+    cell = one.resolved.cell
+    config = presets.find(cell.model) if cell.model else None
+    past = history.ok.get(one.cell_key)
+    return dataclasses.replace(one, estimate=estimates.estimate(cell, config, past, store))

@@ -1,0 +1,486 @@
+"""From a cell as written to a cell as it will run: names looked up, contents hashed, limits known.
+
+A mistake of whoever wrote the suite (unknown model, metric, data, weights) is a `SuiteError`; what
+this machine lacks (a device, weights, data that is not here) is a reason to skip the cell.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from visgen_bench.cell import (
+    Cell,
+    CellBase,
+    Contents,
+    PerformanceCell,
+    QualityCell,
+    TrainCell,
+    cell_key,
+    name_of,
+    spec_key,
+)
+from visgen_bench.context import Unavailable
+from visgen_bench.presets import Presets
+from visgen_bench.suite import Placed, SuiteError, nearest
+
+if TYPE_CHECKING:
+    from visgen.data import Data
+
+PACKAGE = Path(__file__).parent
+C = TypeVar("C", bound=CellBase)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A cell that is ready to run, or that says why it cannot.
+
+    `columns` are the columns of its `runs` row that follow from it. `needs` is the key of the train
+    cell whose weights it takes. `weights_path` is set for `file:` weights.
+    """
+
+    cell: Cell
+    where: str
+    name: str
+    spec_key: str
+    cell_key: str
+    columns: Mapping[str, Any]
+    code_files: tuple[Path, ...] = ()
+    needs: str | None = None
+    weights_path: Path | None = None
+    skip: str | None = None
+    missing_data: bool = False
+
+
+class Resolver:
+    """Looks names up once for all cells of a suite; opens every data set once."""
+
+    def __init__(
+        self,
+        presets: Presets,
+        *,
+        data_root: Path | None = None,
+        offline: bool = False,
+        trained: Mapping[str, str] | None = None,
+    ) -> None:
+        """`trained` maps keys of train cells that the store knows to their spec keys."""
+        self.presets = presets
+        self.data_root = data_root
+        self.offline = offline
+        self.trained = dict(trained or {})
+        self.trains: dict[str, Resolved] = {}
+        self._data: dict[str, Data | Exception] = {}
+        self._hashes: dict[Path, str] = {}
+
+    def resolve(self, placed: Sequence[Placed]) -> list[Resolved]:
+        """All cells, train cells first where others need them; the order given is kept."""
+        done: dict[int, Resolved] = {}
+        order = sorted(range(len(placed)), key=lambda i: not isinstance(placed[i].cell, TrainCell))
+        for index in order:
+            done[index] = self._resolve(placed[index])
+            if isinstance(done[index].cell, TrainCell):
+                self.trains.setdefault(done[index].cell_key, done[index])
+        return _unique_names([done[index] for index in range(len(placed))])
+
+    def _resolve(self, placed: Placed) -> Resolved:
+        cell, where = placed.cell, placed.where
+        reasons: list[str] = []
+        config = None
+        if cell.model:
+            config = self._config(cell.model, where)
+            cell = _with(cell, include=self.presets.included.get(cell.model))
+        data, images = self._opened(cell, where, reasons)
+        missing_data = bool(reasons)
+        cell, attention_reason = _with_attention(cell, config, where)
+        reasons += [attention_reason] if attention_reason else []
+        weights, needs, path = None, None, None
+        if isinstance(cell, QualityCell):
+            self._check_metrics(cell, where)
+            cell, weights, needs, path = self._with_weights(cell, config, where, reasons)
+        _check_sizes(cell, config, data, where)
+        contents = Contents(
+            config=_fields_of(config),
+            include_sha256=self._sha256(Path(cell.include)) if cell.include else None,
+            data_fingerprint=None if data is None else data.fingerprint,
+            images_fingerprint=None if images is None else images.fingerprint,
+            weights=weights,
+            protocols=_protocols(cell),
+            machine=_machine(cell),
+        )
+        reasons += _impossible(cell, config)
+        return Resolved(
+            cell=cell,
+            where=where,
+            name=name_of(cell),
+            spec_key=spec_key(cell, contents),
+            cell_key=cell_key(cell, contents),
+            columns=_columns(cell, config, data, images, contents),
+            code_files=code_files(cell, config),
+            needs=needs,
+            weights_path=path,
+            skip="; ".join(dict.fromkeys(reasons)) or None,
+            missing_data=missing_data,
+        )
+
+    def _config(self, model: str, where: str) -> Any:
+        from visgen_bench.presets import PresetError
+
+        try:
+            return self.presets.find(model)
+        except PresetError as error:
+            raise SuiteError(f"{where}: model: {error}") from error
+
+    def _opened(
+        self, cell: Cell, where: str, reasons: list[str]
+    ) -> "tuple[Data | None, Data | None]":
+        """The reference or training data, and the user's images, of a cell."""
+        from visgen.data import DataError, DataMissing
+
+        found: list[Data | None] = []
+        for key, spec in (("data", cell.data), ("images", getattr(cell, "images", None))):
+            opened = None if spec is None else self._open(spec)
+            if isinstance(opened, DataMissing):
+                reasons.append(str(opened))
+                opened = None
+            elif isinstance(opened, Exception):
+                raise SuiteError(f"{where}: {key}: {opened}") from opened
+            found.append(opened)
+        data = found[0]
+        if data is not None and isinstance(cell, QualityCell):
+            try:
+                data.split(cell.split)
+            except DataError as error:
+                raise SuiteError(f"{where}: split: {error}") from error
+        return data, found[1]
+
+    def _open(self, spec: str) -> "Data | Exception":
+        from visgen.data import DataError, DataMissing, UnknownData, open_data
+
+        if spec not in self._data:
+            try:
+                self._data[spec] = open_data(spec, root=self.data_root, offline=self.offline)
+            except (DataError, DataMissing, UnknownData) as error:
+                self._data[spec] = error
+        return self._data[spec]
+
+    def _check_metrics(self, cell: QualityCell, where: str) -> None:
+        from visgen_bench.metrics.errors import ProtocolError
+        from visgen_bench.metrics.protocol import protocol
+
+        for metric in cell.metrics:
+            try:
+                protocol(metric)
+            except ProtocolError as error:
+                raise SuiteError(f"{where}: metrics: {error}") from error
+
+    def _with_weights(
+        self, cell: QualityCell, config: Any, where: str, reasons: list[str]
+    ) -> tuple[QualityCell, str | None, str | None, Path | None]:
+        """(cell with its weights named, their text in the key, needed train cell, file)."""
+        if cell.images:
+            return cell, None, None, None
+        fitted = not hasattr(config, "build")
+        given = cell.weights or ("fit" if fitted else "zoo")
+        if fitted != (given == "fit"):
+            said = f"{cell.model} is {'fitted to the data' if fitted else 'built, not fitted'}"
+            allowed = "fit" if fitted else "zoo, zoo:NAME, untrained, file:PATH, train:NAME"
+            raise SuiteError(f'{where}: weights = "{given}": {said} (allowed: {allowed})')
+        head, _, rest = given.partition(":")
+        if head == "zoo":
+            given = self._zoo(cell.model, rest, where, reasons)
+            return _with(cell, weights=given), given, None, None
+        if head == "file":
+            path = Path(rest).expanduser()
+            if not path.is_file():
+                raise SuiteError(f'{where}: weights = "{given}": no such file')
+            return cell, f"file:{self._sha256(path)}", None, path.resolve()
+        if head == "train":
+            key = self._train_key(cell, rest, where)
+            given = f"train:{key}"
+            return _with(cell, weights=given), given, key, None
+        return _with(cell, weights=given), given, None, None
+
+    def _zoo(self, model: str, name: str, where: str, reasons: list[str]) -> str:
+        from visgen import zoo
+
+        entries = zoo.entries()
+        own = [entry for entry, facts in entries.items() if facts.preset == model]
+        if not name:
+            if not own:
+                reasons.append(
+                    f"the zoo has no weights for {model} (it has {', '.join(entries) or 'none'}); "
+                    'give weights = "file:PATH"'
+                )
+                return "zoo"
+            return f"zoo:{own[0]}"
+        if name not in entries:
+            near = nearest(name, entries)
+            raise SuiteError(f'{where}: weights: the zoo has no "{name}"; nearest: "{near}"')
+        if name not in own:
+            raise SuiteError(
+                f"{where}: weights: zoo:{name} is for {entries[name].preset}, not for {model}"
+            )
+        return f"zoo:{name}"
+
+    def _train_key(self, cell: QualityCell, given: str, where: str) -> str:
+        """The key of the train cell that `train:NAME` names: a key, a cell's name, or a model."""
+        if given in self.trains or given in self.trained:
+            return given
+        found = [key for key, one in self.trains.items() if given in (one.name, one.cell.model)]
+        if len(found) == 1:
+            return found[0]
+        names = [one.name for one in self.trains.values()]
+        if found:
+            many = ", ".join(self.trains[key].name for key in found)
+            raise SuiteError(
+                f'{where}: weights = "train:{given}" could be {many}; give one of these names'
+            )
+        near = f'; nearest: "{nearest(given, names)}"' if names else "; the suite has none"
+        raise SuiteError(f'{where}: weights: no train cell "{given}"{near}')
+
+    def _sha256(self, path: Path) -> str:
+        if path not in self._hashes:
+            with path.open("rb") as file:
+                self._hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._hashes[path]
+
+
+def _with(cell: C, **changes: Any) -> C:
+    return cell.model_copy(update=changes)
+
+
+def _fields_of(config: Any) -> dict[str, Any] | None:
+    """A config's own fields, so that a changed preset is another cell."""
+    if config is None:
+        return None
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = _plain(dataclasses.asdict(config))
+    else:
+        fields = {"repr": repr(config)}
+    return {"class": type(config).__qualname__, **fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
+def _check_sizes(cell: Cell, config: Any, data: "Data | None", where: str) -> None:
+    """Samples and real pictures must be of one size, or their distance is that of the sizes."""
+    size = getattr(config, "image_size", None)
+    if not isinstance(cell, QualityCell) or data is None or data.size is None or size is None:
+        return
+    if tuple(size) != tuple(data.size):
+        raise SuiteError(
+            f"{where}: {cell.model} draws {size[0]}x{size[1]} pictures and {cell.data} holds "
+            f"{data.size[0]}x{data.size[1]}; take a model and data of one size"
+        )
+
+
+def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | None]:
+    """The cell with its attention implementation named, and why it cannot be that one."""
+    from visgen_kernels import resolve, unsupported
+
+    second = _needs_second_derivative(cell, config)
+    try:
+        fault = unsupported(cell.attention, second_derivative=second) if cell.attention else None
+    except ValueError as error:
+        raise SuiteError(f"{where}: attention: {error}") from error
+    if config is None or not _uses_attention(config):
+        return _with(cell, attention=None), None
+    if cell.attention is None:
+        chosen = resolve(cell.device_type, second_derivative=second)
+        return _with(cell, attention=chosen), None
+    return cell, f"attention: {fault}" if fault else None
+
+
+@functools.cache
+def _uses_attention(config: Any) -> bool:
+    """Whether the preset's `attention` argument chooses anything; `uses_attention` may say it.
+
+    Otherwise the networks are built without memory and looked through for a module that keeps the
+    implementation it was given.
+    """
+    said = getattr(config, "uses_attention", None)
+    if said is not None:
+        return bool(said)
+    if not hasattr(config, "build"):
+        return False
+    import torch
+
+    with torch.device("meta"):
+        model = config.build(attention="reference")
+    modules = [m for network in model.networks().values() for m in network.modules()]
+    return any("reference" in vars(module).values() for module in modules if vars(module))
+
+
+def _needs_second_derivative(cell: Cell, config: Any) -> bool:
+    if isinstance(cell, TrainCell):
+        recipe = cell.recipe
+    elif isinstance(cell, PerformanceCell) and cell.phase == "d_step":
+        from visgen_bench.cells.workload import recipe_of
+
+        recipe = recipe_of(cell, config)
+    else:
+        return False
+    return recipe.objective == "wgangp-eps" or recipe.r1 > 0
+
+
+def _impossible(cell: Cell, config: Any) -> list[str]:
+    """Why this combination cannot run on this machine; empty if it can."""
+    reasons = []
+    if cell.device_type != "cpu":
+        reasons += _device_fault(cell)
+    if isinstance(cell, TrainCell):
+        if cell.devices > 1:
+            reasons.append("training over several devices is not built yet")
+        if cell.dtype == "fp16":
+            reasons.append("training in fp16 needs loss scaling; use bf16")
+    if isinstance(cell, QualityCell) and cell.compile:
+        reasons.append("a quality cell does not compile; speed is a performance cell's business")
+    if isinstance(cell, PerformanceCell) and not reasons:
+        from visgen_bench.cells.workload import refuse_impossible
+
+        try:
+            refuse_impossible(cell, config)
+        except Unavailable as reason:
+            reasons.append(str(reason))
+    return reasons
+
+
+def _device_fault(cell: Cell) -> list[str]:
+    import torch
+
+    kind = cell.device_type
+    backend = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}[kind]
+    there = backend.device_count() if backend.is_available() else 0
+    _, _, number = cell.device.partition(":")
+    if there == 0:
+        return [f"device {cell.device}: torch sees no {kind} device here"]
+    if cell.devices > there or int(number or 0) >= there:
+        return [f"device {cell.device}, devices = {cell.devices}: this machine has {there}"]
+    return []
+
+
+def _protocols(cell: Cell) -> dict[str, str]:
+    if not isinstance(cell, QualityCell):
+        return {}
+    from visgen_bench.metrics.protocol import protocol
+
+    return {metric: protocol(metric).id for metric in cell.metrics}
+
+
+def _machine(cell: Cell) -> dict[str, Any]:
+    """What decides speed beside the cell itself."""
+    if not isinstance(cell, PerformanceCell):
+        return {}
+    from visgen_bench.measure import environment
+
+    return {
+        "device_name": environment.device_name(cell.device_type),
+        "threads": cell.threads or environment.usable_cores(),
+        "torch": environment.version("torch"),
+        "triton": environment.version("triton"),
+        "driver": environment.gpu_facts().get("driver") if cell.device_type == "cuda" else None,
+    }
+
+
+def code_files(cell: Cell, config: Any) -> tuple[Path, ...]:
+    """The source that decides the cell's numbers: the model's file, the kernels, the metric's."""
+    import inspect
+
+    import visgen
+    import visgen_kernels
+
+    home = Path(visgen.__file__).parent
+    files = sorted(Path(visgen_kernels.__file__).parent.rglob("*.py"))
+    if config is not None:
+        source = inspect.getsourcefile(type(config))
+        files += [Path(source)] if source else []
+    if isinstance(cell, QualityCell):
+        files += sorted((PACKAGE / "metrics").glob("*.py"))
+        files += sorted((PACKAGE / "extractors").glob("*.py"))
+    elif isinstance(cell, TrainCell):
+        files += sorted((home / "training").glob("*.py"))
+        files += sorted((home / "objectives").glob("*.py"))
+    else:
+        files += sorted((PACKAGE / "measure").glob("*.py"))
+    return tuple(files)
+
+
+def code_hash(files: Sequence[Path]) -> str:
+    """sha256 over the files' contents, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(_content(file)).digest())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def kernel_hash() -> str:
+    """`code_hash` of the kernels alone."""
+    import visgen_kernels
+
+    return code_hash(sorted(Path(visgen_kernels.__file__).parent.rglob("*.py")))
+
+
+def _columns(
+    cell: Cell, config: Any, data: "Data | None", images: "Data | None", contents: Contents
+) -> dict[str, Any]:
+    """Columns of the `runs` row that follow from the cell."""
+    from visgen_bench.cell import canonical_json, source_of, spec_name, specification
+    from visgen_bench.measure import environment
+
+    size = getattr(config, "image_size", None) or (data.size if data is not None else None)
+    if images is not None:
+        size = images.size
+    channels = data.channels if data is not None else 3
+    resolution = f"3x{size[0]}x{size[1]}" if size else None
+    return {
+        "kind": cell.kind,
+        "model": source_of(cell),
+        "family": getattr(config, "family", None) or ("folder" if images is not None else None),
+        "weights": contents.weights,
+        "task": getattr(config, "task", "image-generation"),
+        "dataset": spec_name(cell.data) if cell.data else None,
+        "split": cell.split if isinstance(cell, QualityCell) else None,
+        "resolution": resolution,
+        "channels": channels,
+        "height": size[0] if size else None,
+        "width": size[1] if size else None,
+        "device_type": cell.device_type,
+        "device_name": environment.device_name(cell.device_type),
+        "dtype": cell.dtype,
+        "compile_mode": "default" if cell.compile else "none",
+        "attention": cell.attention,
+        "memory_format": cell.memory_format,
+        "batch_size": cell.samples_per_step,
+        "n_devices": cell.devices,
+        "n_nodes": 1,
+        "world_size": cell.devices,
+        "seed": cell.seed,
+        "data_fingerprint": contents.data_fingerprint,
+        "config_json": canonical_json(specification(cell, contents)),
+    }
+
+
+def _unique_names(cells: list[Resolved]) -> list[Resolved]:
+    """Add the start of the key to names that more than one cell has."""
+    keys: dict[str, set[str]] = {}
+    for one in cells:
+        keys.setdefault(one.name, set()).add(one.cell_key)
+    return [
+        dataclasses.replace(one, name=f"{one.name}-{one.cell_key[:6]}")
+        if len(keys[one.name]) > 1
+        else one
+        for one in cells
+    ]

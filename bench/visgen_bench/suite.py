@@ -1,0 +1,337 @@
+"""Suites: a TOML file, or a command line, becomes a list of cells; all typing errors end here.
+
+    name = "digits"
+    [defaults]                       # fields for every cell whose kind has them
+    [[cell]]
+    kind = "quality"
+    model = ["transgan-digits8-tiny", "dcgan-digits8-tiny"]   # a list is an axis of the matrix
+    [[gate]]                         # judged after the run (gates.py)
+
+A list is an axis wherever the field is not itself a list; a list of lists is an axis of lists.
+Axes multiply in the order in which they are written, the last one fastest.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from visgen.objectives.gan import GanRecipe
+from visgen_bench.cell import KINDS, Cell, parse
+from visgen_bench.gates import Gate
+
+Entry = dict[str, Any]
+TOP_LEVEL = ("name", "description", "defaults", "cell", "gate")
+
+
+class SuiteError(ValueError):
+    """A suite, or a command line, that cannot be understood; one line that names the place."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A cell and where it was written, for messages."""
+
+    cell: Cell
+    where: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A named list of cells, and the gates judged after them."""
+
+    name: str
+    description: str = ""
+    cells: tuple[Placed, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    entries: tuple[Entry, ...] = ()  # as written, for `to_toml`
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """The known name that looks most like `given`; empty if nothing is known."""
+    matches = difflib.get_close_matches(given, list(known), n=1, cutoff=0.0)
+    return matches[0] if matches else ""
+
+
+def shipped() -> dict[str, str]:
+    """Names of the suites that come with the package, and their text."""
+    folder = resources.files("visgen_bench").joinpath("suites")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {f.name[:-5]: f.read_text("utf-8") for f in files if f.name.endswith(".toml")}
+
+
+def load(given: str, settings: Sequence[str] = ()) -> Suite:
+    """Read a suite file, or a shipped suite by its name.
+
+    Args:
+        given: A path that ends in `.toml`, or a shipped suite's name.
+        settings: `key=value` texts that overrule the file (`--set`).
+
+    Raises:
+        SuiteError: one line: file, key, value, what is allowed and the nearest match.
+    """
+    if given.endswith(".toml"):
+        try:
+            text = Path(given).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(f"suite {given}: cannot be read: {error}") from error
+        return from_text(text, Path(given).name, settings)
+    known = shipped()
+    if given not in known:
+        raise SuiteError(
+            f'unknown suite "{given}"; nearest: "{nearest(given, known)}" '
+            f"(shipped: {', '.join(known)}; a file of your own ends in .toml)"
+        )
+    return from_text(known[given], f"{given}.toml", settings)
+
+
+def from_text(text: str, file: str, settings: Sequence[str] = ()) -> Suite:
+    """The suite written in `text`; `file` names it in messages. Raises `SuiteError`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{file}: not TOML: {error}") from error
+    _known_keys(document, TOP_LEVEL, file)
+    name = document.get("name", file.removesuffix(".toml"))
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise SuiteError(f"{file}: name = {_show(name)}; a name is a text without '/' in it")
+    defaults = document.get("defaults", {})
+    if not isinstance(defaults, dict):
+        raise SuiteError(f"{file}: defaults = {_show(defaults)}; write a table [defaults]")
+    entries = [
+        _with_defaults(entry, defaults, f"{file}, cell {number}")
+        for number, entry in enumerate(_tables(document, "cell", file), start=1)
+    ]
+    _known_keys(defaults, {key for kind in KINDS for key in _fields(kind)}, f"{file}, defaults")
+    gates = _tables(document, "gate", file)
+    return from_entries(name, entries, file, settings, str(document.get("description", "")), gates)
+
+
+def from_entries(
+    name: str,
+    entries: Sequence[Entry],
+    file: str,
+    settings: Sequence[str] = (),
+    description: str = "",
+    gates: Sequence[Mapping[str, Any]] = (),
+) -> Suite:
+    """The suite of these cell tables (before the matrix is multiplied out). Raises `SuiteError`."""
+    entries = _overrule(entries, settings)
+    cells = []
+    for number, entry in enumerate(entries, start=1):
+        where = f"{file}, cell {number}"
+        cells.extend(Placed(cell=cell, where=where) for cell in _cells(entry, where))
+    if not cells:
+        raise SuiteError(f"{file}: has no [[cell]]; a suite needs at least one")
+    checked = tuple(
+        _gate(gate, f"{file}, gate {number}") for number, gate in enumerate(gates, start=1)
+    )
+    return Suite(
+        name=name,
+        description=description,
+        cells=tuple(cells),
+        gates=checked,
+        entries=tuple(entries),
+    )
+
+
+def _tables(document: Mapping[str, Any], key: str, file: str) -> list[dict[str, Any]]:
+    tables = document.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SuiteError(f"{file}: {key} = {_show(tables)}; write tables [[{key}]]")
+    return tables
+
+
+def _kind(entry: Mapping[str, Any], where: str) -> str:
+    kind = entry.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        given = "is missing" if kind is None else f"= {_show(kind)} is unknown"
+        near = f'; nearest: "{nearest(kind, KINDS)}"' if isinstance(kind, str) else ""
+        raise SuiteError(f"{where}: kind {given}{near} (allowed: {', '.join(KINDS)})")
+    return kind
+
+
+def _with_defaults(entry: Entry, defaults: Entry, where: str) -> Entry:
+    fields = _fields(_kind(entry, where))
+    return {**{key: value for key, value in defaults.items() if key in fields}, **entry}
+
+
+def _fields(kind: str) -> dict[str, Any]:
+    """Fields of a kind of cell and their types."""
+    model = KINDS[kind]
+    return {"kind": str} | {name: field.annotation for name, field in model.model_fields.items()}
+
+
+def _recipe_fields() -> dict[str, Any]:
+    return typing.get_type_hints(GanRecipe)
+
+
+def _known_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise SuiteError(
+                f'{where}: unknown key "{key}"; nearest: "{nearest(key, known)}" '
+                f"(allowed: {', '.join(sorted(known))})"
+            )
+
+
+def _is_list(annotation: Any) -> bool:
+    options = typing.get_args(annotation) if typing.get_origin(annotation) is not tuple else ()
+    return typing.get_origin(annotation) is tuple or any(
+        typing.get_origin(option) is tuple for option in options
+    )
+
+
+def _axis(value: Any, annotation: Any, where: str, key: str) -> list[Any]:
+    """The values that one key takes."""
+    if not isinstance(value, list):
+        return [value]
+    if _is_list(annotation) and not (value and all(isinstance(item, list) for item in value)):
+        return [value]
+    if not value:
+        raise SuiteError(f"{where}: {key} = []; an empty axis gives no cells")
+    return value
+
+
+def _cells(entry: Entry, where: str) -> list[Cell]:
+    """Multiply the axes out and check every cell."""
+    kind = _kind(entry, where)
+    fields = _fields(kind)
+    _known_keys(entry, fields, where)
+    axes: dict[str, list[Any]] = {}
+    for key, value in entry.items():
+        if key == "recipe" and isinstance(value, dict):
+            known = _recipe_fields()
+            _known_keys(value, known, f"{where}, recipe")
+            for name, item in value.items():
+                axes[f"recipe.{name}"] = _axis(item, known[name], where, f"recipe.{name}")
+        else:
+            axes[key] = _axis(value, fields[key], where, key)
+    cells = []
+    for values in itertools.product(*axes.values()):
+        flat = dict(zip(axes, values, strict=True))
+        cells.append(_cell(flat, where))
+    return cells
+
+
+def _cell(flat: Entry, where: str) -> Cell:
+    nested = {key: value for key, value in flat.items() if not key.startswith("recipe.")}
+    recipe = {k.removeprefix("recipe."): v for k, v in flat.items() if k.startswith("recipe.")}
+    if recipe:
+        nested["recipe"] = recipe
+    try:
+        return parse(json.dumps(nested, default=str))
+    except ValidationError as error:
+        raise SuiteError(_explain(error, where)) from error
+
+
+def _gate(table: Mapping[str, Any], where: str) -> Gate:
+    _known_keys(table, Gate.model_fields, where)
+    try:
+        return Gate.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise SuiteError(_explain(error, where)) from error
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """Pydantic's first error as one line: place, key, value, what is allowed, nearest match."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"] if part not in KINDS]
+    key = ".".join(path)
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f'{where}: key "{key}" is missing'
+    if not key:
+        return f"{where}: {text}"
+    value = first["input"]
+    if first["type"] == "value_error" and isinstance(value, dict):
+        return f"{where}: {key}: {text}"
+    near = ""
+    expected = first.get("ctx", {}).get("expected")
+    if first["type"] == "literal_error" and isinstance(expected, str) and isinstance(value, str):
+        choices = [choice.strip("' ") for choice in expected.replace(" or ", ",").split(",")]
+        near = f'; nearest: "{nearest(value, choices)}"'
+    return f"{where}: {key} = {_show(value)}: {text[:1].lower()}{text[1:]}{near}"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _overrule(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
+    """Apply `--set key=value` to every cell whose kind has the key (`kind.key` for one kind)."""
+    changed = [{**entry} for entry in entries]
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise SuiteError(f'--set {setting}: write key=value, as in "--set samples=200"')
+        value = toml_value(text)
+        kind, dot, rest = key.partition(".")
+        only = kind if dot and kind in KINDS else None
+        name = rest if only else key
+        targets = [e for e in changed if only in (None, e.get("kind"))]
+        if not sum([_put(entry, name, value) for entry in targets]):
+            known = {field for e in targets for field in _fields(_kind(e, "--set"))}
+            known |= {f"recipe.{field}" for field in _recipe_fields()}
+            raise SuiteError(
+                f'--set {setting}: no cell has a key "{name}"; nearest: "{nearest(name, known)}"'
+            )
+    return changed
+
+
+def _put(entry: Entry, name: str, value: Any) -> bool:
+    """Set a field if this kind of cell has it."""
+    fields = _fields(_kind(entry, "--set"))
+    if name.startswith("recipe."):
+        field = name.removeprefix("recipe.")
+        if "recipe" not in fields or field not in _recipe_fields():
+            return False
+        entry["recipe"] = {**(entry.get("recipe") or {}), field: value}
+        return True
+    if name not in fields:
+        return False
+    entry[name] = value
+    return True
+
+
+def toml_value(text: str) -> Any:
+    """A command line's value: a TOML value where it is one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_toml(suite: Suite) -> str:
+    """The TOML that this suite stands for; `load` of it gives the same cells."""
+    lines = [f"name = {_toml(suite.name)}"]
+    if suite.description:
+        lines.append(f"description = {_toml(suite.description)}")
+    for entry in suite.entries:
+        lines += ["", "[[cell]]", *_table(entry)]
+    for gate in suite.gates:
+        lines += ["", "[[gate]]", *_table(gate.model_dump(exclude_none=True))]
+    return "\n".join(lines) + "\n"
+
+
+def _table(entry: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in entry.items() if value is not None]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(_table(value)) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # A TOML basic string, number or boolean is written as in JSON.
+    return json.dumps(value, ensure_ascii=False)
