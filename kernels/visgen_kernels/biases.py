@@ -102,10 +102,8 @@ def reduce_tile_rows(
     """Adjoint of `add_tile_rows`: add gradient (heads, rows, keys) into `expanded`."""
     for piece, run in _runs(size, rows, keys):
         x, cells = run
-        if isinstance(cells, slice):
-            expanded[:, x, cells] += gradient[:, piece]
-        else:  # keys of one tile are distinct, so no entry is written twice
-            expanded[:, x, cells] += gradient[:, piece]
+        # Keys of one tile are distinct, so no entry is written twice.
+        expanded[:, x, cells] += gradient[:, piece]
 
 
 def _runs(
@@ -120,14 +118,16 @@ def _runs(
             y, x = divmod(position, width)
             length = min(width - x, stop - position)
             base = (height - 1 - y) * width
-            cells = (
-                slice(base + keys.start, base + keys.stop)
-                if isinstance(keys, slice)
-                else keys + base
-            )
+            cells = _shifted(keys, base)
             yield slice(count, count + length), (slice(x, x + length), cells)
             position += length
             count += length
+
+
+def _shifted(index: Index, by: int) -> Index:
+    if isinstance(index, slice):
+        return slice(index.start + by, index.stop + by)
+    return index + by
 
 
 def _stretches(rows: Index) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ computed for keys that are hidden from the whole group.
 | Causal(group) | j // group <= i // group |
 | SlidingWindow(radius, global_tokens) | abs(i - j) <= radius or j < global_tokens |
 | Blocks1d(block) | j <= i and j >= (i // block - 1) * block   (masked_local_attention_1d) |
-| Blocks2d(map, query, flange) | causal inside the query block; all of the strip above, all of the strip to the left |
+| Blocks2d(map, query, flange) | causal inside the query block; all of the strips above and left |
 | BlockList(offsets, columns, block) | the key's block is listed for the query's block and j <= i |
 """
 
@@ -197,7 +197,7 @@ class Blocks1d:
 
 @dataclass(frozen=True)
 class Blocks2d:
-    """Blocks of a map, each causal inside, with a memory above and to the left (Image Transformer, 2-D).
+    """Blocks of a map, causal inside, with a memory above and left (Image Transformer, 2-D).
 
     All three are (rows, columns); tokens are in raster order of the map. A query in the block whose
     first token is (y0, x0) sees: the block's tokens up to itself in the block's raster order; the
@@ -284,8 +284,8 @@ class BlockList:
         starts, columns = self.offsets.tolist(), self.columns.tolist()
         if self.block < 1 or not starts or starts[0] != 0 or starts[-1] != len(columns):
             raise ValueError(
-                f"BlockList: offsets run from 0 to {len(columns)} (the number of columns), block is "
-                f"at least 1; got offsets {starts[:1]}..{starts[-1:]}, block {self.block}."
+                f"BlockList: offsets run from 0 to {len(columns)} (the number of columns), block "
+                f"is at least 1; got offsets {starts[:1]}..{starts[-1:]}, block {self.block}."
             )
         lists = tuple(tuple(columns[a:b]) for a, b in pairwise(starts))
         for row, listed in enumerate(lists):
@@ -320,8 +320,8 @@ class BlockList:
         tokens = len(self._lists) * self.block
         if (n_q, n_k) != (tokens, tokens):
             raise ValueError(
-                f"BlockList lists {len(self._lists)} blocks of {self.block} queries, that is {tokens} "
-                f"tokens; got {n_q} queries and {n_k} keys."
+                f"BlockList lists {len(self._lists)} blocks of {self.block} queries, that is "
+                f"{tokens} tokens; got {n_q} queries and {n_k} keys."
             )
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The definition of attention, dense, in any float dtype.
 
-    s_ij = scale * q_i . k_j + key_bias_j + b[rel(i, j), head]      where visible(i, j) and j < key_length
+    s_ij = scale * q_i . k_j + key_bias_j + b[rel(i, j), head]     where i may see j
     p_i  = softmax of s_i over the visible keys
     o_i  = sum_j p_ij * drop_ij * v_j           lse_i = log sum_j exp s_ij
 

@@ -4,8 +4,9 @@ Scores exist for one chunk at a time (`problem.CHUNK_SCORES` of them), so that t
 cache and nothing of size n x n is held across the call. The backward pass computes the weights P
 again, chunk by chunk:
 
-    dV = P^T G      dP = G V^T      dS = P o (dP - rowsum(P o dP))      dQ = scale dS K      dK = scale dS^T Q
-    d key_bias = column sums of dS            d table = sums of dS along equal differences
+    dV = P^T G        dP = G V^T        dS = P o (dP - rowsum(P o dP))
+    dQ = scale dS K   dK = scale dS^T Q
+    d key_bias = column sums of dS      d table = sums of dS along equal differences
 
 with P o drop in dV, and drop o dP for dP, under dropout. Chunks are summed in a fixed order: two
 runs give the same bits. 16-bit tensors are computed in float32.
@@ -104,7 +105,8 @@ def softmax_backward(problem: Problem, chunk: Chunk, grad: Tensor, weights: Tens
     """Grad becomes weights o (grad - rowsum(weights o grad)), in place."""
     if not problem.finite:
         grad.masked_fill_(problem.hidden_scores(chunk), 0.0)
-    torch._softmax_backward_data(grad, weights, -1, grad.dtype, grad_input=grad)
+    # The operator behind softmax's own derivative: one pass over both instead of three.
+    torch.ops.aten._softmax_backward_data.out(grad, weights, -1, grad.dtype, grad_input=grad)
 
 
 class KeySums:
@@ -155,7 +157,7 @@ class KeySums:
 
 
 class BiasSums:
-    """Sums of the scores' gradient: along equal differences (table), and over queries (key bias)."""
+    """Sums of the scores' gradient: along equal differences (table), over queries (key bias)."""
 
     def __init__(self, problem: Problem, table: bool, key_bias: bool) -> None:
         self.problem = problem

@@ -3,8 +3,9 @@
 With G the gradient of the output and U, W, X, Y, y the cotangents of dQ, dK, dV, of the bias and of
 the key bias, a the scale, and F the dropout factors (1 without dropout):
 
-    M = a (U K^T + Q W^T) + Y + y      R = F o (G X^T)      D = F o (G V^T) - delta,  delta = rowsum(G o O)
-    N = P o (M - rowsum(P o M))        dS = P o D           gS = Z - P o rowsum(Z),   Z = D o N + P o R
+    M = a (U K^T + Q W^T) + Y + y      N = P o (M - rowsum(P o M))      R = F o (G X^T)
+    D = F o (G V^T) - rowsum(G o O)    dS = P o D
+    Z = D o N + P o R                  gS = Z - P o rowsum(Z)
     gG = (F o N) V + (F o P) X         gV = (F o N)^T G
     gQ = a (dS W + gS K)               gK = a (dS^T U + gS^T Q)
     g table = sums of gS along equal differences            g key_bias = column sums of gS

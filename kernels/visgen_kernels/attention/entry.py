@@ -8,6 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from visgen_kernels.attention.op import attention_op
 from visgen_kernels.attention.sdpa import attention_sdpa
 from visgen_kernels.biases import RelativePosition2d
 from visgen_kernels.layouts import Layout, Sequence
@@ -39,7 +40,7 @@ def resolve(
     |---|---|
     | cpu | chunked |
     | meta | reference (shapes and FLOPs only) |
-    | others | sdpa for Full() or Causal() and nothing else, without a second derivative; else chunked |
+    | others | sdpa for plain Full() or Causal() without a second derivative, else chunked |
     """
     kind = torch.device(device).type
     if kind == "cpu":
@@ -146,9 +147,9 @@ def attention(
             its gradient is one tensor of that shape. The last axis has stride 1.
         k: (b, *grid_k, h, d), same dtype as q (float64, float32, bfloat16 or float16).
         v: (b, *grid_k, h, d_v).
-        layout: which axes of the grid are attended over: Sequence(), Axis(dim), Windows(rows, cols).
-        mask: what a query may see: Full(), Causal(group), SlidingWindow, Blocks1d, Blocks2d, BlockList.
-        key_lengths: (b,) integers; of every sequence of sample b only that many first keys are seen.
+        layout: what is attended over: Sequence(), Axis(dim) or Windows(rows, cols).
+        mask: what a query may see; Full() or another mask of `visgen_kernels.masks`.
+        key_lengths: (b,) integers; in sample b only that many first keys are seen.
         bias: RelativePosition2d(table, (h, w)).
         key_bias: (b, *grid_k, h), added to every score of a key; -inf hides it.
         scale: factor of q k^T; d ** -0.5 if None.
@@ -169,7 +170,7 @@ def attention(
     "sdpa", any in "reference". On the meta device every implementation gives shapes and FLOPs.
     """
     _check_tensors(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     _check_arguments(q, k, layout, mask, key_lengths, bias, key_bias, dropout, seed)
     chosen = implementation
     if chosen is None:
@@ -185,7 +186,7 @@ def attention(
     if reason is not None:
         raise ImplementationUnavailable(reason)
     if chosen == "chunked" or q.is_meta:
-        out, lse = torch.ops.visgen.attention(
+        out, lse = attention_op(
             q,
             k,
             v,
@@ -198,7 +199,7 @@ def attention(
             layout.encode(),
             mask.encode(),
             [0, 0] if bias is None else bias.encode(),  # autograd cannot take an empty list
-            scale,
+            factor,
             dropout,
             return_lse,
             chosen,
@@ -216,7 +217,7 @@ def attention(
             key_lengths=key_lengths,
             bias=bias,
             key_bias=key_bias,
-            scale=scale,
+            scale=factor,
         )
     out, lse = attention_reference(
         q,
@@ -227,7 +228,7 @@ def attention(
         key_lengths=key_lengths,
         bias=bias,
         key_bias=key_bias,
-        scale=scale,
+        scale=factor,
         dropout=dropout,
         seed=seed,
     )

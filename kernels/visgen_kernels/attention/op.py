@@ -154,7 +154,7 @@ def _differentiate_attention(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Ten
     wanted = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
     if grad is None or not any(wanted):
         return (None,) * _COUNT
-    results = iter(torch.ops.visgen.attention_backward(grad, out, lse, *inputs, wanted))
+    results = iter(_backward_op(grad, out, lse, *inputs, wanted))
     gradients = [next(results) if flag else None for flag in wanted]
     return (*gradients, *(None,) * (_COUNT - _DIFFERENTIABLE))
 
@@ -176,11 +176,7 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[
     present = [x for x in parts if x is not None]
     gradients: list[Tensor | None] = [None] * len(wanted)
     if present and any(wanted):
-        results = iter(
-            torch.ops.visgen.attention_double_backward(
-                present, grad, out, lse, *inputs, given, wanted
-            )
-        )
+        results = iter(_double_backward_op(present, grad, out, lse, *inputs, given, wanted))
         gradients = [next(results) if flag else None for flag in wanted]
     return (gradients[0], None, None, *gradients[1:], *(None,) * (_COUNT - _DIFFERENTIABLE + 1))
 
@@ -219,3 +215,7 @@ for _name, _formula, _setup in (
     torch.library.register_autograd(
         f"visgen::{_name}", _formula, setup_context=_setup, lib=_LIBRARY
     )
+
+attention_op = torch.ops.visgen.attention.default
+_backward_op = torch.ops.visgen.attention_backward.default
+_double_backward_op = torch.ops.visgen.attention_double_backward.default

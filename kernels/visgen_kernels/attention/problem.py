@@ -151,7 +151,7 @@ class Problem:
     def bias_tile(
         self, rows: Index, keys: Index, head: int | None = None, expanded: Tensor | None = None
     ) -> Tensor | None:
-        """Bias of the tile, (heads, rows, keys), or (1, rows, keys) of one head; None without one."""
+        """Bias of a tile, (heads, rows, keys), or (1, rows, keys) of one head; or None."""
         expanded = self.expanded if expanded is None else expanded
         if expanded is None or self.call.size is None:
             return None
@@ -208,7 +208,7 @@ class Problem:
         return hidden if chunk.hidden is None else hidden | chunk.hidden
 
     def weighted_sum(self, weights: Tensor, values: Tensor, chunk: Chunk, out: Tensor) -> Tensor:
-        """Weights (items, rows, keys) @ values (items, keys, d); hidden values have no influence."""
+        """Weights (items, rows, keys) @ values (items, keys, d); hidden values do not count."""
         if self.finite:
             return torch.bmm(weights, values, out=out)
         broken = ~values.isfinite().all(dim=-1).all(dim=0)

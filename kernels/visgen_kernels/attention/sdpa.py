@@ -102,11 +102,11 @@ class _FirstDerivative(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             raise NotImplementedError(
                 'implementation="sdpa" has no second derivative (create_graph=True was asked for); '
                 'use implementation="chunked", or only the backend that has one: '
                 "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)."
             )
-        return grad
+        return grads[0]
