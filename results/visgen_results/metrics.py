@@ -126,6 +126,7 @@ _TRAINING = (
 
 METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_PERFORMANCE, *_TRAINING)}
 QUALITY = tuple(m.name for m in _QUALITY)
+NOT_QUALITY = frozenset(m.name for m in (*_PERFORMANCE, *_TRAINING))
 
 GATE_PREFIX = "gate_"
 

@@ -20,7 +20,7 @@ from visgen_results.store import REPLACES, Problem, Store, new_run_id, read_file
 
 # runs come last, so that a merge that is killed leaves no run without its numbers
 _MERGE_ORDER = ("machines", "measurements", "metrics", "runs")
-_METRIC_KEY = ("run_id", "metric", "stat", "phase", "rank")
+_METRIC_KEY = ("run_id", "metric", "stat", "phase", "rank", "timing_method")
 _BESIDE = ("artifacts", "logs")
 
 

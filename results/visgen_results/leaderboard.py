@@ -1,0 +1,368 @@
+"""Leaderboards: numbers in comparable groups, ranked by intervals, with what is missing named.
+
+A board is one metric in one comparable group; rows of different protocols, sample counts, machines
+or data never meet in it. Reference rows and untrained twins are shown and not ranked.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visgen_results.metrics import GATE_PREFIX, METRICS, NOT_QUALITY, MetricInfo, describe
+from visgen_results.reading import Results, Row, failure_reason, read_results
+from visgen_results.statistics import Entry, Interval, mean_interval, rank_intervals
+
+QUALITY_GROUP = (
+    "dataset", "split", "resolution", "metric", "stat", "metric_version", "metric_opts", "n",
+    "n_ref", "protocol", "extractor", "extractor_sha256", "ref_stats_sha256", "comparable",
+    "predicted", "unit", "machine_id",
+)  # fmt: skip
+PERFORMANCE_GROUP = (
+    "dataset", "resolution", "metric", "stat", "phase", "metric_version", "batch_size", "unit",
+    "machine_id", "device_name", "device_type", "n_devices", "threads", "dtype", "timing_method",
+    "l2", "torch", "driver", "predicted",
+)  # fmt: skip
+# What tells rows of one model apart; two values of one seed are never two seeds.
+IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode", "memory_format")
+
+PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
+INSIDE_WARNING = "Compare only inside this table (its rows say comparable=false)."
+_PUBLISHED_EXTRACTORS = ("inception", "i3d")
+_FEATURE_METRICS = ("precision", "recall", "density", "coverage")
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    """One model's number: its mean over seeds, each value, and its interval or why it has none.
+
+    `role` is `ranked`, `reference` (no model, or a model that was only fitted) or `untrained`;
+    `rank` is the (best, worst) place it may hold, None if it is not ranked.
+    """
+
+    label: str
+    identity: dict[str, str | None]
+    role: str
+    value: float
+    values: dict[int, float]
+    sd: float | None
+    n: int | None
+    interval: Interval | None
+    no_interval: str
+    rank: tuple[int, int] | None
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One metric in one comparable group; `group` says what all its rows have in common."""
+
+    kind: str
+    metric: MetricInfo
+    group: dict[str, Any]
+    rows: tuple[BoardRow, ...]
+
+    @property
+    def proxy(self) -> bool:
+        """True where the number comes from a stand-in for the published feature network."""
+        extractor = str(self.group.get("extractor") or "")
+        stand_in = bool(extractor) and not extractor.startswith(_PUBLISHED_EXTRACTORS)
+        return self.metric.proxy or (self.metric.name in _FEATURE_METRICS and stand_in)
+
+    @property
+    def warning(self) -> str:
+        """What must stand beside the board; empty if nothing."""
+        if self.proxy:
+            return PROXY_WARNING
+        return INSIDE_WARNING if self.group.get("comparable") is False else ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A number, or a whole cell, that is not there; never shown as 0."""
+
+    kind: str
+    label: str
+    dataset: str
+    what: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition that the run had to meet; `passed` None means it could not be judged."""
+
+    name: str
+    label: str
+    dataset: str
+    passed: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Everything a reader needs to judge a result folder."""
+
+    boards: tuple[Board, ...]
+    gates: tuple[Gate, ...]
+    failures: tuple[Missing, ...]
+    missing: tuple[Missing, ...]
+    machines: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON document; `rows` has one entry per model and board (NaN becomes null)."""
+        from visgen_results.tables import to_dict
+
+        return to_dict(self)
+
+    def to_markdown(self) -> str:
+        from visgen_results.tables import to_markdown
+
+        return to_markdown(self)
+
+    def to_text(self, width: int = 100) -> str:
+        """Plain text for a terminal; no line is longer than `width` (at least 60)."""
+        from visgen_results.tables import to_text
+
+        return to_text(self, width)
+
+
+def leaderboard(results: Results | Path | str) -> Leaderboard:
+    """Group, aggregate and rank the numbers of a result folder."""
+    if not isinstance(results, Results):
+        results = read_results(results)
+    usable = [row for row in results.numbers if row["value"] is not None and _counts(row)]
+    boards = [*_boards("quality", usable), *_boards("performance", usable)]
+    return Leaderboard(
+        tuple(sorted(boards, key=_board_order)),
+        gates(results),
+        tuple(_failure(run) for run in results.failed),
+        tuple(_absent(row) for row in results.numbers if row["value"] is None and _counts(row)),
+        tuple(results.machines),
+    )
+
+
+def gates(results: Results) -> tuple[Gate, ...]:
+    """The gates among the numbers: metrics named `gate_*`, 1 = passed, text in `metric_opts`."""
+    found = []
+    for row in results.numbers:
+        if row["metric"].startswith(GATE_PREFIX):
+            value = row["value"]
+            passed = None if value is None or math.isnan(value) else value == 1.0
+            name = row["metric"].removeprefix(GATE_PREFIX)
+            found.append(Gate(name, label(row), row["dataset"] or "", passed, _gate_text(row)))
+    return tuple(sorted(found, key=lambda g: (g.dataset, g.label, g.name)))
+
+
+def _gate_text(row: Row) -> str:
+    options = _options(row)
+    if isinstance(options.get("reason"), str):
+        return options["reason"]
+    pairs = ", ".join(f"{key} = {value}" for key, value in options.items())
+    return pairs or row["reason"] or row["metric_opts"] or ""
+
+
+def role(row: Row) -> str:
+    """`reference`, `untrained` or `ranked`, from what the row says of its model and weights."""
+    if "reference" in (row["family"], row["task"]) or row["weights"] == "fit":
+        return "reference"
+    if row["kind"] != "performance" and untrained(row):
+        return "untrained"
+    return "ranked"  # speed does not depend on what the weights are
+
+
+def untrained(row: Row) -> bool:
+    """True for a model with the weights it was initialised with."""
+    return "untrained" in (row["weights"], row["variant"])
+
+
+def label(row: Row, distinguishing: Iterable[str] = ()) -> str:
+    """Name of a row: its model, `untrained` where it is, and what sets it apart in its table."""
+    return _name(row, role(row), distinguishing)
+
+
+def label_of(row: BoardRow, distinguishing: Iterable[str]) -> str:
+    """As `label`, for a row of a board that is shown in another table."""
+    return _name(row.identity, row.role, distinguishing)
+
+
+def _name(facts: Mapping[str, Any], its_role: str, distinguishing: Iterable[str]) -> str:
+    extra = ["untrained"] if its_role == "untrained" else []
+    for name in distinguishing:
+        value = facts.get(name)
+        if value and name != "model" and value not in ("untrained", "none", "contiguous"):
+            extra.append(_short(value))
+    return " ".join([facts["model"] or "(no model)", *extra])
+
+
+def _short(text: str) -> str:
+    head, colon, rest = str(text).partition(":")
+    if colon and len(rest) >= 32 and all(sign in "0123456789abcdef" for sign in rest):
+        return f"{head}:{rest[:8]}"
+    return str(text)
+
+
+def _counts(row: Row) -> bool:
+    """Not gates, numbers of one rank, or times of a quality cell's process."""
+    if row["metric"].startswith(GATE_PREFIX) or (row["rank"] is not None and row["rank"] >= 0):
+        return False
+    return row["kind"] != "quality" or row["metric"] not in NOT_QUALITY
+
+
+def _failure(run: Row) -> Missing:
+    return Missing(
+        run["kind"], label(run, _axes(run)), run["dataset"] or "", "cell", run["status"],
+        failure_reason(run),
+    )  # fmt: skip
+
+
+def _absent(row: Row) -> Missing:
+    entry = describe(row["metric"])
+    stat = "" if row["stat"] == "value" else f" {row['stat']}"
+    phase = "" if row["phase"] in (None, "total") else f" ({row['phase']})"
+    return Missing(
+        row["kind"], label(row, _axes(row)), row["dataset"] or "",
+        f"{entry.label}{stat}{phase}", "null", row["reason"] or "no reason was recorded",
+    )  # fmt: skip
+
+
+def _axes(row: Row) -> tuple[str, ...]:
+    return ("attention", "compile_mode") if row["kind"] == "performance" else ()
+
+
+def _boards(kind: str, rows: Sequence[Row]) -> list[Board]:
+    names = QUALITY_GROUP if kind == "quality" else PERFORMANCE_GROUP
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["kind"] == kind:
+            groups[tuple(_fact(row, name) for name in names)].append(row)
+    boards = []
+    for key, members in groups.items():
+        group = dict(zip(names, key, strict=True))
+        for task, share in _by_task(members):
+            boards.append(_board(kind, group | {"task": task}, share))
+    return boards
+
+
+def _fact(row: Row, name: str) -> Any:
+    """A grouping column; what `metric_opts` says about the interval defines no group."""
+    if name != "metric_opts" or not row[name] or '"interval"' not in row[name]:
+        return row[name]
+    options = _options(row)
+    options.pop("interval", None)
+    return json.dumps(options, sort_keys=True, separators=(",", ":"))
+
+
+def _options(row: Row) -> dict[str, Any]:
+    try:
+        options = json.loads(row["metric_opts"] or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return options if isinstance(options, dict) else {}
+
+
+def _by_task(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
+    """One share per task; reference rows stand in each of them."""
+    references = [row for row in rows if role(row) == "reference"]
+    tasks: dict[str | None, list[Row]] = defaultdict(list)
+    for row in rows:
+        if role(row) != "reference":
+            tasks[row["task"]].append(row)
+    if not tasks:
+        return [("reference", references)]
+    return [(task, [*own, *references]) for task, own in tasks.items()]
+
+
+def _board(kind: str, group: dict[str, Any], rows: Sequence[Row]) -> Board:
+    entry = describe(group["metric"])
+    by_model: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda r: r["run_id"]):  # of one seed the newest run counts
+        by_model[tuple(row[name] for name in IDENTITY)][row["seed"] or 0] = row
+    varying = distinguishing([dict(zip(IDENTITY, key, strict=True)) for key in by_model])
+    made = [_row(list(seeds.values()), varying) for seeds in by_model.values()]
+    direction = rows[0]["higher_is_better"]
+    ranked = [r for r in made if r.role == "ranked" and not math.isnan(r.value)]
+    others = [r for r in made if r not in ranked]
+    if direction is None:
+        ranked.sort(key=lambda r: r.label)
+        return Board(kind, entry, group, (*ranked, *sorted(others, key=lambda r: r.label)))
+    ranked.sort(key=lambda r: -r.value if direction else r.value)
+    places = rank_intervals([_entry(r, by_model) for r in ranked], higher_is_better=direction)
+    placed = [_placed(r, place) for r, place in zip(ranked, places, strict=True)]
+    others.sort(key=lambda r: (r.role, r.label))
+    return Board(kind, entry, group, (*placed, *others))
+
+
+def distinguishing(identities: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The columns in which rows of one model differ; only these need to be in a label."""
+    found = []
+    for name in IDENTITY[1:]:
+        values: dict[str, set[Any]] = defaultdict(set)
+        for identity in identities:
+            if "untrained" not in (identity[name], identity["weights"]) or name != "weights":
+                values[identity["model"]].add(identity[name])
+        if any(len(seen) > 1 for seen in values.values()):
+            found.append(name)
+    return tuple(found)
+
+
+def _row(rows: Sequence[Row], varying: Sequence[str]) -> BoardRow:
+    first = rows[0]
+    values = {row["seed"] or 0: row["value"] for row in rows}
+    numbers = list(values.values())
+    interval, why = _interval(rows, numbers)
+    return BoardRow(
+        label=label(first, varying),
+        identity={name: first[name] for name in IDENTITY},
+        role=role(first),
+        value=float(np.mean(numbers)),
+        values=values,
+        sd=float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None,
+        n=first["n"],
+        interval=interval,
+        no_interval=why,
+        rank=None,
+        run_ids=tuple(row["run_id"] for row in rows),
+    )
+
+
+def _interval(rows: Sequence[Row], numbers: Sequence[float]) -> tuple[Interval | None, str]:
+    """The 95 % interval over seeds, else the one a single run came with, else why there is none."""
+    if any(math.isnan(value) for value in numbers):
+        return None, "computed as NaN"
+    over_seeds = mean_interval(numbers)
+    if over_seeds is not None:
+        return over_seeds, ""
+    if len(rows) > 1:
+        return None, f"{len(rows)} seeds; an interval over seeds needs 3"
+    row = rows[0]
+    if row["ci_low"] is not None and row["ci_high"] is not None:
+        method = row["ci_method"] or "method not recorded"
+        return Interval(numbers[0], row["ci_low"], row["ci_high"], method), ""
+    why = _options(row).get("interval") or row["ci_method"]
+    return None, str(why or "one seed, and the metric gives no interval")
+
+
+def _entry(row: BoardRow, by_model: dict[tuple[Any, ...], dict[int, Row]]) -> Entry:
+    rows = by_model[tuple(row.identity.values())]
+    single = next(iter(rows.values()))["stderr"] if len(rows) == 1 else None
+    return Entry(row.value, row.values, single)
+
+
+def _placed(row: BoardRow, place: tuple[int, int]) -> BoardRow:
+    return BoardRow(**{**row.__dict__, "rank": place})
+
+
+def _board_order(board: Board) -> tuple[Any, ...]:
+    names = list(METRICS)
+    metric = board.metric.name
+    place = names.index(metric) if metric in names else len(names)
+    rest = tuple(str(value) for value in board.group.values())
+    kind = 0 if board.kind == "quality" else 1
+    return (kind, str(board.group.get("dataset")), place, metric, rest)

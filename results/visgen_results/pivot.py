@@ -1,0 +1,122 @@
+"""Boards side by side: one row per model, one column per metric, for readers' first look.
+
+Boards stand in one pivot only if they share data, machine and counts; each column keeps its own
+group, so that what its numbers have in common can be printed beneath.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from visgen_results.display import Scale, scale
+from visgen_results.leaderboard import Board, BoardRow, distinguishing, label_of
+
+QUALITY_SECTION = ("dataset", "split", "resolution", "task", "machine_id", "n", "n_ref")
+PERFORMANCE_SECTION = (
+    "dataset", "resolution", "task", "phase", "batch_size", "machine_id", "device_name",
+    "device_type", "n_devices", "threads", "dtype", "torch", "driver",
+)  # fmt: skip
+_ROLE_ORDER = {"ranked": 0, "untrained": 1, "reference": 2}
+_HEADLINES = ("throughput", "latency")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One board as a column: its heading and the unit it is shown in."""
+
+    board: Board
+    heading: str
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class PivotRow:
+    """One model's numbers, in the order of the columns; None where it has none."""
+
+    label: str
+    role: str
+    cells: tuple[BoardRow | None, ...]
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A table over several metrics; `facts` hold for every number in it."""
+
+    kind: str
+    facts: dict[str, Any]
+    columns: tuple[Column, ...]
+    rows: tuple[PivotRow, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Each warning once, in the order of the columns."""
+        return tuple(dict.fromkeys(c.board.warning for c in self.columns if c.board.warning))
+
+
+def pivots(boards: Sequence[Board]) -> list[Pivot]:
+    """Quality tables first, then speed; parameters and the like stay in their boards."""
+    sections: dict[tuple[Any, ...], list[Board]] = defaultdict(list)
+    for board in boards:
+        names = QUALITY_SECTION if board.kind == "quality" else PERFORMANCE_SECTION
+        facts = tuple((name, board.group.get(name)) for name in names)
+        if board.kind == "quality":  # metrics without a reference stand beside those with one
+            facts = tuple(fact for fact in facts if fact[0] != "n_ref")
+        sections[(board.kind, facts)].append(board)
+    found = []
+    for (kind, facts), members in sections.items():
+        if kind == "performance" and not any(b.metric.name in _HEADLINES for b in members):
+            continue
+        found.append(_pivot(kind, dict(facts), members))
+    return found
+
+
+def _pivot(kind: str, facts: dict[str, Any], boards: Sequence[Board]) -> Pivot:
+    columns = tuple(_column(board, boards) for board in boards)
+    by_identity: dict[tuple[str | None, ...], list[BoardRow | None]] = {}
+    for place, board in enumerate(boards):
+        for row in board.rows:
+            cells = by_identity.setdefault(tuple(row.identity.values()), [None] * len(boards))
+            cells[place] = row
+    rows = []
+    samples = [next(cell for cell in cells if cell is not None) for cells in by_identity.values()]
+    varying = distinguishing([sample.identity for sample in samples])
+    for sample, cells in zip(samples, by_identity.values(), strict=True):
+        rows.append(PivotRow(label_of(sample, varying), sample.role, tuple(cells)))
+    rows.sort(key=lambda row: _order(row, boards))
+    return Pivot(kind, facts, columns, tuple(rows))
+
+
+def _column(board: Board, beside: Sequence[Board]) -> Column:
+    heading = board.metric.label if board.kind == "quality" else _speed_heading(board)
+    if board.group["stat"] != "value" and board.kind == "quality":
+        heading += f" {board.group['stat']}"
+    twins = [
+        other for other in beside
+        if (other.metric, other.group["stat"]) == (board.metric, board.group["stat"])
+    ]  # fmt: skip
+    for name in ("protocol", "n_ref", "timing_method", "metric_version", "split"):
+        values = {str(twin.group.get(name)) for twin in twins}
+        if len(values) > 1:
+            heading += f" {board.group.get(name)}"
+            break
+    else:
+        if len(twins) > 1:
+            heading += f" ({twins.index(board) + 1})"
+    if board.proxy:
+        heading += "*"
+    shown = scale([row.value for row in board.rows], board.group["unit"] or board.metric.unit)
+    return Column(board, heading, shown)
+
+
+def _speed_heading(board: Board) -> str:
+    stat = board.group["stat"]
+    return board.metric.label if stat == "value" else f"{board.metric.label} {stat}"
+
+
+def _order(row: PivotRow, boards: Sequence[Board]) -> tuple[Any, ...]:
+    """By role, then as the first board that has the row orders it."""
+    for place, (cell, board) in enumerate(zip(row.cells, boards, strict=True)):
+        if cell is not None:
+            return (_ROLE_ORDER[row.role], place, board.rows.index(cell), row.label)
+    return (_ROLE_ORDER[row.role], len(boards), 0, row.label)

@@ -1,0 +1,243 @@
+"""A leaderboard as plain text, Markdown and one JSON document."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from visgen_results import wording
+from visgen_results.display import plain, rank
+from visgen_results.leaderboard import Board, BoardRow, Leaderboard, Missing
+from visgen_results.pivot import Column, Pivot, pivots
+
+LABEL_WIDTH = 38
+SMALLEST_WIDTH = 60
+# a terminal shows the headline numbers; Markdown, JSON and the report have all of them
+_TERMINAL_SPEED = {
+    ("throughput", "value"), ("latency", "p50"), ("latency", "p95"), ("mem_alloc_peak", "value"),
+    ("mem_host_peak", "value"), ("flops", "value"), ("energy_j_per_sample", "value"),
+}  # fmt: skip
+
+
+def to_text(board: Leaderboard, width: int = 100) -> str:
+    """Plain text of at most `width` columns (at least 60): tables, gates, and what is missing."""
+    width = max(width, SMALLEST_WIDTH)
+    lines: list[str] = []
+    for pivot in pivots(board.boards):
+        lines += _text_pivot(pivot, width)
+    if not board.boards:
+        lines += ["No numbers to rank.", ""]
+    if board.gates:
+        lines += ["Gates", "-----"]
+        for gate in board.gates:
+            verdict = {True: "passed", False: "FAILED", None: "not judged"}[gate.passed]
+            where = f" on {gate.dataset}" if gate.dataset else ""
+            text = f"{verdict}: {gate.name}, {gate.label}{where}"
+            lines += _wrap(f"{text} ({gate.text})" if gate.text else text, width)
+        lines.append("")
+    for heading, entries in (("Failed and skipped", board.failures), ("No number", board.missing)):
+        if entries:
+            lines += [heading, "-" * len(heading), *_text_missing(entries, width), ""]
+    for line in wording.machine_lines(board):
+        lines += _wrap(line, width)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        plain(text), width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
+    )
+
+
+def _text_missing(entries: Sequence[Missing], width: int) -> list[str]:
+    lines = []
+    for what, status, reason, names in wording.collapsed(entries):
+        head = status if what == "cell" else what
+        shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        lines += _wrap(f"{head}: {plain(reason, 300)} [{shown}]", width)
+    return lines
+
+
+def _text_pivot(pivot: Pivot, width: int) -> list[str]:
+    heading = wording.title(pivot)
+    lines = [*_wrap(heading, width), "=" * min(width, len(heading))]
+    lines += _wrap(wording.setting(pivot), width)
+    chosen = [i for i, c in enumerate(pivot.columns) if pivot.kind == "quality" or _headline(c)]
+    first = True
+    for block in _blocks(pivot, chosen, width):
+        lines += ["", *_text_block(pivot, block, first)]
+        first = False
+    lines.append("")
+    for warning in pivot.warnings:
+        mark = "* " if warning == pivot.warnings[0] and "Proxy" in warning else ""
+        lines += _wrap(f"{mark}{warning}", width)
+    for index in chosen:
+        column = pivot.columns[index]
+        lines += _wrap(f"{column.heading}: {wording.note(column)}", width)
+    if any(row.role != "ranked" for row in pivot.rows):
+        lines += _wrap(wording.UNTRAINED_NOTE, width)
+    return [*lines, ""]
+
+
+def _headline(column: Column) -> bool:
+    group = column.board.group
+    return (column.board.metric.name, group["stat"]) in _TERMINAL_SPEED
+
+
+def _cell(column: Column, row: BoardRow | None) -> str:
+    if row is None:
+        return "-"
+    shown = column.scale.show(row.value)
+    if row.interval is not None:
+        shown += f" {column.scale.show_interval(row.interval)}"
+    return shown
+
+
+def _heading(column: Column) -> str:
+    unit = f" [{column.scale.unit}]" if column.scale.unit else ""
+    return f"{column.heading}{unit}"
+
+
+def _blocks(pivot: Pivot, chosen: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that fit beside each other."""
+    blocks: list[list[int]] = [[]]
+    used = start = LABEL_WIDTH + 9
+    for index in chosen:
+        wide = 2 + _width(pivot, index)
+        if blocks[-1] and used + wide > width:
+            blocks.append([])
+            used = start
+        blocks[-1].append(index)
+        used += wide
+    return blocks
+
+
+def _width(pivot: Pivot, index: int) -> int:
+    column = pivot.columns[index]
+    cells = [len(_cell(column, row.cells[index])) for row in pivot.rows]
+    return max([len(_heading(column)), *cells])
+
+
+def _text_block(pivot: Pivot, block: Sequence[int], with_rank: bool) -> list[str]:
+    """The rank is the first column's; a row without it has none."""
+    widths = [_width(pivot, index) for index in block]
+    places = ["rank" if with_rank else ""]
+    for row in pivot.rows:
+        cell = row.cells[block[0]] if with_rank and block else None
+        role = "" if row.role == "ranked" else row.role[:5]
+        places.append(
+            rank(cell.rank) if cell is not None and cell.rank else role if with_rank else ""
+        )
+    labels = ["", *(plain(row.label, LABEL_WIDTH) for row in pivot.rows)]
+    lines = []
+    for number, (place, name) in enumerate(zip(places, labels, strict=True)):
+        if number == 0:
+            cells = [_heading(pivot.columns[index]) for index in block]
+        else:
+            row = pivot.rows[number - 1]
+            cells = [_cell(pivot.columns[index], row.cells[index]) for index in block]
+        padded = "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        lines.append(f"{place:<7}  {name:<{LABEL_WIDTH}}{padded}".rstrip())
+    return lines
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """Tables of every board with all values, counts and intervals; foreign text is escaped."""
+    lines = ["# Leaderboard", ""]
+    for pivot in pivots(board.boards):
+        lines += [f"## {_md(wording.title(pivot))}", "", _md(wording.setting(pivot)), ""]
+        lines += [f"> {_md(warning)}\n" for warning in pivot.warnings]
+        for column in pivot.columns:
+            lines += _markdown_board(column)
+    if board.gates:
+        lines += ["## Gates", "", "| gate | model | data | result | why |", "|---|---|---|---|---|"]
+        for gate in board.gates:
+            verdict = {True: "passed", False: "**failed**", None: "not judged"}[gate.passed]
+            cells = (_md(gate.name), _md(gate.label), _md(gate.dataset), verdict, _md(gate.text))
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    entries = [*board.failures, *board.missing]
+    if entries:
+        lines += ["## Failed, skipped, and not measured", "", "| what | status | reason | where |"]
+        lines.append("|---|---|---|---|")
+        for what, status, reason, names in wording.collapsed(entries):
+            cells = (what, status, plain(reason, 300), ", ".join(names))
+            lines.append("| " + " | ".join(_md(cell) for cell in cells) + " |")
+        lines.append("")
+    lines += [f"- {_md(line)}" for line in wording.machine_lines(board)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_board(column: Column) -> list[str]:
+    unit = f", {column.scale.unit}" if column.scale.unit else ""
+    lines = [f"### {_md(column.heading)}{_md(unit)}", "", _md(wording.note(column)), ""]
+    lines += ["| rank | model | value | 95 % interval | sd over seeds | values | n |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in column.board.rows:
+        show = column.scale.show
+        within = "none" if row.interval is None else column.scale.show_interval(row.interval)
+        cells = (
+            rank(row.rank) if row.role == "ranked" else row.role,
+            _md(row.label),
+            show(row.value),
+            within,
+            "-" if row.sd is None else show(row.sd),
+            ", ".join(show(value) for value in row.values.values()),
+            "-" if row.n is None else str(row.n),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+_MARKDOWN_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {s: f"\\{s}" for s in "\\`*_[]|#"}
+
+
+def _md(text: object) -> str:
+    """Foreign text that Markdown shows as it is."""
+    return "".join(_MARKDOWN_SIGNS.get(sign, sign) for sign in plain(text))
+
+
+def to_dict(board: Leaderboard) -> dict[str, Any]:
+    """One document for JSON; `rows` holds one entry per board and model, never NaN."""
+    return {
+        "rows": [_flat(b, row) for b in board.boards for row in b.rows],
+        "gates": [dict(gate.__dict__) for gate in board.gates],
+        "failures": [dict(entry.__dict__) for entry in board.failures],
+        "missing": [dict(entry.__dict__) for entry in board.missing],
+        "machines": [
+            {key: value.isoformat() if hasattr(value, "isoformat") else value
+             for key, value in row.items()}
+            for row in board.machines
+        ],
+    }  # fmt: skip
+
+
+def _flat(board: Board, row: BoardRow) -> dict[str, Any]:
+    low, high = (None, None) if row.rank is None else row.rank
+    interval = row.interval
+    return {
+        "kind": board.kind,
+        **{key: _finite(value) for key, value in board.group.items()},
+        **row.identity,
+        "label": row.label,
+        "role": row.role,
+        "value": _finite(row.value),
+        "not_finite": None if math.isfinite(row.value) else str(row.value),
+        "sd": None if row.sd is None else _finite(row.sd),
+        "values": {str(seed): _finite(value) for seed, value in row.values.items()},
+        "n": row.n,
+        "ci_low": None if interval is None else _finite(interval.low),
+        "ci_high": None if interval is None else _finite(interval.high),
+        "ci_method": None if interval is None else interval.method,
+        "no_interval": row.no_interval or None,
+        "rank_best": low,
+        "rank_worst": high,
+        "higher_is_better": board.metric.higher_is_better,
+        "proxy": board.proxy,
+        "warning": board.warning or None,
+        "run_ids": list(row.run_ids),
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
