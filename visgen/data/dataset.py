@@ -54,7 +54,7 @@ class Data:
     classes: tuple[str, ...] = ()
     targets: Tensor | None = None
     broken: tuple[tuple[str, str], ...] = ()
-    count: int = 0
+    count: int
 
     def __len__(self) -> int:
         return self.count
