@@ -1,12 +1,19 @@
 """Fused attention and codebook kernels, with their definitions in plain PyTorch."""
 
-from visgen_kernels.attention import attention, resolve, unsupported
-from visgen_kernels.attention.entry import ImplementationUnavailable
+from visgen_kernels.attention import (
+    DENSE_FLOPS,
+    ImplementationUnavailable,
+    attention,
+    attention_flops,
+    resolve,
+    unsupported,
+)
 from visgen_kernels.biases import RelativePosition2d
 from visgen_kernels.layouts import Axis, Sequence, Windows
 from visgen_kernels.masks import BlockList, Blocks1d, Blocks2d, Causal, Full, SlidingWindow
 
 __all__ = [
+    "DENSE_FLOPS",
     "Axis",
     "BlockList",
     "Blocks1d",
@@ -19,6 +26,7 @@ __all__ = [
     "SlidingWindow",
     "Windows",
     "attention",
+    "attention_flops",
     "resolve",
     "unsupported",
 ]

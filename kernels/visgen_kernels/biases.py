@@ -81,7 +81,7 @@ def reduce_expanded(expanded: Tensor, size: Sequence[int]) -> Tensor:
     table = expanded.new_zeros(heads, 2 * height - 1, 2 * width - 1)
     for x in range(width):
         table[:, :, width - 1 - x : 2 * width - 1 - x] += cells[:, x]
-    return table.flip(1, 2).permute(1, 2, 0).reshape(-1, heads)
+    return table.flip(1, 2).permute(1, 2, 0).reshape(-1, heads).contiguous()
 
 
 def add_tile_rows(

@@ -147,6 +147,8 @@ def _setup_attention(ctx: Any, inputs: _Inputs, output: tuple[Tensor, Tensor]) -
     out, lse = output
     _save(ctx, inputs, out, lse)
     ctx.mark_non_differentiable(lse)
+    # The second backward reaches this node too, with no gradient: zeros would cost a whole pass.
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate_attention(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
@@ -163,6 +165,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> 
     grad, out, lse, *rest = inputs
     *shared, ctx.wanted = rest
     _save(ctx, tuple(shared), grad, out, lse)
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[Any, ...]:
