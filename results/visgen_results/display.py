@@ -53,11 +53,12 @@ def figures(value: float, digits: int = 4) -> str:
         return "inf" if value > 0 else "-inf"
     if value == 0:
         return "0"
+    if float(value).is_integer() and abs(value) < 1e7:
+        return f"{int(value):,}"
     size = math.floor(math.log10(abs(value)))
     if not -4 <= size < 7:
         return f"{value:.{digits - 1}e}"
-    shown = f"{value:,.{max(0, digits - 1 - size)}f}"
-    return shown
+    return f"{value:,.{max(0, digits - 1 - size)}f}"
 
 
 def plain(text: object, limit: int | None = None) -> str:

@@ -31,6 +31,7 @@ PERFORMANCE_GROUP = (
 # What tells rows of one model apart; two values of one seed are never two seeds.
 IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode", "memory_format")
 
+ROLES = ("ranked", "untrained", "reference")
 PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
 INSIDE_WARNING = "Compare only inside this table (its rows say comparable=false)."
 _PUBLISHED_EXTRACTORS = ("inception", "i3d")
@@ -288,14 +289,15 @@ def _board(kind: str, group: dict[str, Any], rows: Sequence[Row]) -> Board:
     made = [_row(list(seeds.values()), varying) for seeds in by_model.values()]
     direction = rows[0]["higher_is_better"]
     ranked = [r for r in made if r.role == "ranked" and not math.isnan(r.value)]
-    others = [r for r in made if r not in ranked]
+    others = sorted(
+        (r for r in made if r not in ranked), key=lambda r: (ROLES.index(r.role), r.label)
+    )
     if direction is None:
         ranked.sort(key=lambda r: r.label)
-        return Board(kind, entry, group, (*ranked, *sorted(others, key=lambda r: r.label)))
+        return Board(kind, entry, group, (*ranked, *others))
     ranked.sort(key=lambda r: -r.value if direction else r.value)
     places = rank_intervals([_entry(r, by_model) for r in ranked], higher_is_better=direction)
     placed = [_placed(r, place) for r, place in zip(ranked, places, strict=True)]
-    others.sort(key=lambda r: (r.role, r.label))
     return Board(kind, entry, group, (*placed, *others))
 
 
@@ -342,17 +344,25 @@ def _interval(rows: Sequence[Row], numbers: Sequence[float]) -> tuple[Interval |
     if len(rows) > 1:
         return None, f"{len(rows)} seeds; an interval over seeds needs 3"
     row = rows[0]
+    if describe(row["metric"]).exact:
+        return None, "counted, not estimated"
     if row["ci_low"] is not None and row["ci_high"] is not None:
         method = row["ci_method"] or "method not recorded"
         return Interval(numbers[0], row["ci_low"], row["ci_high"], method), ""
     why = _options(row).get("interval") or row["ci_method"]
-    return None, str(why or "one seed, and the metric gives no interval")
+    return None, str(why or "one seed, none given")
 
 
 def _entry(row: BoardRow, by_model: dict[tuple[Any, ...], dict[int, Row]]) -> Entry:
+    """For ranking; a single run's spread is its standard error, else its interval's half-width."""
     rows = by_model[tuple(row.identity.values())]
-    single = next(iter(rows.values()))["stderr"] if len(rows) == 1 else None
-    return Entry(row.value, row.values, single)
+    stderr = None
+    if len(rows) == 1:
+        only = next(iter(rows.values()))
+        stderr = only["stderr"]
+        if stderr is None and row.interval is not None:
+            stderr = (row.interval.high - row.interval.low) / (2 * 1.96)
+    return Entry(row.value, row.values, stderr)
 
 
 def _placed(row: BoardRow, place: tuple[int, int]) -> BoardRow:

@@ -13,7 +13,8 @@ class MetricInfo:
     """What a metric is. `higher_is_better` is None where neither direction is better.
 
     `other_units` lists units a row may carry instead of `unit` (throughput counts what the task
-    makes). `proxy` marks numbers that only compare inside one table, never with published ones.
+    makes). `proxy` marks numbers that only compare inside one table, never with published ones;
+    `exact` marks counts, which have no interval because nothing is estimated.
     """
 
     name: str
@@ -23,6 +24,7 @@ class MetricInfo:
     description: str
     other_units: tuple[str, ...] = ()
     proxy: bool = False
+    exact: bool = False
 
 
 class UnknownMetric(ValueError):
@@ -92,12 +94,30 @@ _PERFORMANCE = (
     MetricInfo("mem_device_used_peak", "peak used on device", "B", DOWN, "all users, peak"),
     MetricInfo("mem_process_used_peak", "peak used by process", "B", DOWN, "own process, peak"),
     MetricInfo("mem_host_peak", "peak host memory", "B", DOWN, "resident set of the worker, peak"),
-    MetricInfo("mem_params", "parameters in memory", "B", DOWN, "bytes of all parameters"),
-    MetricInfo("mem_buffers", "buffers in memory", "B", DOWN, "bytes of all buffers"),
-    MetricInfo("flops", "FLOPs", "FLOP", NEITHER, "multiply and add counted as 2, visible pairs"),
-    MetricInfo("flops_dense", "FLOPs (dense)", "FLOP", NEITHER, "as if every pair were visible"),
+    MetricInfo(
+        "mem_params", "parameters in memory", "B", DOWN, "bytes of all parameters", exact=True
+    ),
+    MetricInfo("mem_buffers", "buffers in memory", "B", DOWN, "bytes of all buffers", exact=True),
+    MetricInfo(
+        "flops",
+        "FLOPs",
+        "FLOP",
+        NEITHER,
+        "multiply and add counted as 2, visible pairs",
+        exact=True,
+    ),
+    MetricInfo(
+        "flops_dense", "FLOPs (dense)", "FLOP", NEITHER, "as if every pair were visible", exact=True
+    ),
     MetricInfo("mfu", "MFU", "1", UP, "share of the device's dense peak, from `flops`"),
-    MetricInfo("params", "parameters", "1", NEITHER, "trainable values; the phase names the part"),
+    MetricInfo(
+        "params",
+        "parameters",
+        "1",
+        NEITHER,
+        "trainable values; the phase names the part",
+        exact=True,
+    ),
     MetricInfo("energy_j", "energy", "J", DOWN, "energy of the device over the window"),
     MetricInfo("energy_j_per_sample", "energy per sample", "J", DOWN, "device energy per sample"),
     MetricInfo("power_w_mean", "mean power", "W", DOWN, "mean power of the device"),

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from visgen_results.display import Scale, scale
-from visgen_results.leaderboard import Board, BoardRow, distinguishing, label_of
+from visgen_results.leaderboard import ROLES, Board, BoardRow, distinguishing, label_of
 
 QUALITY_SECTION = ("dataset", "split", "resolution", "task", "machine_id", "n", "n_ref")
 PERFORMANCE_SECTION = (
     "dataset", "resolution", "task", "phase", "batch_size", "machine_id", "device_name",
     "device_type", "n_devices", "threads", "dtype", "torch", "driver",
 )  # fmt: skip
-_ROLE_ORDER = {"ranked": 0, "untrained": 1, "reference": 2}
 _HEADLINES = ("throughput", "latency")
 
 
@@ -118,5 +117,5 @@ def _order(row: PivotRow, boards: Sequence[Board]) -> tuple[Any, ...]:
     """By role, then as the first board that has the row orders it."""
     for place, (cell, board) in enumerate(zip(row.cells, boards, strict=True)):
         if cell is not None:
-            return (_ROLE_ORDER[row.role], place, board.rows.index(cell), row.label)
-    return (_ROLE_ORDER[row.role], len(boards), 0, row.label)
+            return (ROLES.index(row.role), place, board.rows.index(cell), row.label)
+    return (ROLES.index(row.role), len(boards), 0, row.label)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visgen_results import schema
+from visgen_results.rows import to_rows
 from visgen_results.store import Problem, Store, latest, read_file
 
 if TYPE_CHECKING:
@@ -55,18 +56,18 @@ def read_results(root: Path | str, on_problem: Callable[[Problem], None] | None 
             "run a suite with --out there first"
         )
     runs = store.read("runs", problems.append)
-    machines = store.read("machines", problems.append).to_pylist()
-    counting = latest(runs).to_pylist()
+    machines = to_rows(store.read("machines", problems.append))
+    counting = to_rows(latest(runs))
     by_run = {run["run_id"]: run for run in counting}
     numbers = [
-        row for row in store.read("metrics", problems.append).to_pylist() if row["run_id"] in by_run
+        row for row in to_rows(store.read("metrics", problems.append)) if row["run_id"] in by_run
     ]
     complete(numbers, by_run, machines)
     found = tuple(dict.fromkeys(problems))
     for problem in found:
         if on_problem is not None:
             on_problem(problem)
-    failed = _failed(runs.to_pylist(), {run["cell_key"] for run in counting})
+    failed = _failed(to_rows(runs), {run["cell_key"] for run in counting})
     return Results(store.root, counting, numbers, failed, _newest_machines(machines), found)
 
 

@@ -7,7 +7,6 @@ every worker would pay), turns 0.5 into 0 in an integer column and True into 1.0
 import datetime
 import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -19,6 +18,7 @@ from visgen_results.metrics import METRICS, MetricInfo, info
 
 MESSAGE_LIMIT = 4096
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
 _NUMPY = {pa.int16(): np.int16, pa.int32(): np.int32, pa.int64(): np.int64}
 
 Row = Mapping[str, Any]
@@ -74,7 +74,7 @@ def _microseconds(value: object) -> int:
             raise TypeError("a time in ISO 8601 with its zone") from None
     if not isinstance(value, datetime.datetime) or value.tzinfo is None:
         raise TypeError("a time with its zone")
-    return (value - _EPOCH) // datetime.timedelta(microseconds=1)
+    return (value - _EPOCH) // _MICROSECOND
 
 
 def column(values: Sequence[object], kind: pa.DataType) -> pa.Array:
@@ -205,6 +205,17 @@ def _blame(table: str, field: pa.Field, values: Sequence[object]) -> pa.Array:
     raise RowError(f"{table}: {field.name} does not fit {field.type}")
 
 
-def is_nan(value: object) -> bool:
-    """True for a float NaN; False for None."""
-    return isinstance(value, float) and math.isnan(value)
+def to_rows(content: pa.Table) -> list[dict[str, Any]]:
+    """An Arrow table as row dicts, times as datetimes in UTC.
+
+    As `Table.to_pylist`, which imports pandas as soon as it meets a time.
+    """
+    columns = []
+    for field, values in zip(content.schema, content.columns, strict=True):
+        if pa.types.is_timestamp(field.type):
+            micro = values.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
+            columns.append([None if m is None else _EPOCH + m * _MICROSECOND for m in micro])
+        else:
+            columns.append(values.to_pylist())
+    names = content.column_names
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

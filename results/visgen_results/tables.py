@@ -1,5 +1,6 @@
 """A leaderboard as plain text, Markdown and one JSON document."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -7,11 +8,12 @@ from typing import Any
 
 from visgen_results import wording
 from visgen_results.display import plain, rank
-from visgen_results.leaderboard import Board, BoardRow, Leaderboard, Missing
-from visgen_results.pivot import Column, Pivot, pivots
+from visgen_results.leaderboard import PROXY_WARNING, Board, BoardRow, Leaderboard, Missing
+from visgen_results.pivot import Column, Pivot, PivotRow, pivots
 
 LABEL_WIDTH = 38
 SMALLEST_WIDTH = 60
+_REFERENCE = " (reference)"
 # a terminal shows the headline numbers; Markdown, JSON and the report have all of them
 _TERMINAL_SPEED = {
     ("throughput", "value"), ("latency", "p50"), ("latency", "p95"), ("mem_alloc_peak", "value"),
@@ -23,8 +25,8 @@ def to_text(board: Leaderboard, width: int = 100) -> str:
     """Plain text of at most `width` columns (at least 60): tables, gates, and what is missing."""
     width = max(width, SMALLEST_WIDTH)
     lines: list[str] = []
-    for pivot in pivots(board.boards):
-        lines += _text_pivot(pivot, width)
+    for _, tables in itertools.groupby(pivots(board.boards), key=_place):
+        lines += _text_section(list(tables), width)
     if not board.boards:
         lines += ["No numbers to rank.", ""]
     if board.gates:
@@ -43,6 +45,12 @@ def to_text(board: Leaderboard, width: int = 100) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _place(pivot: Pivot) -> tuple[str, str]:
+    """Speed tables of one device stand together; every quality table stands alone."""
+    alone = wording.title(pivot) if pivot.kind == "quality" else ""
+    return (alone, wording.setting(pivot))
+
+
 def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
     return textwrap.wrap(
         plain(text), width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
@@ -58,24 +66,30 @@ def _text_missing(entries: Sequence[Missing], width: int) -> list[str]:
     return lines
 
 
-def _text_pivot(pivot: Pivot, width: int) -> list[str]:
-    heading = wording.title(pivot)
-    lines = [*_wrap(heading, width), "=" * min(width, len(heading))]
-    lines += _wrap(wording.setting(pivot), width)
-    chosen = [i for i, c in enumerate(pivot.columns) if pivot.kind == "quality" or _headline(c)]
-    first = True
-    for block in _blocks(pivot, chosen, width):
-        lines += ["", *_text_block(pivot, block, first)]
-        first = False
-    lines.append("")
-    for warning in pivot.warnings:
-        mark = "* " if warning == pivot.warnings[0] and "Proxy" in warning else ""
-        lines += _wrap(f"{mark}{warning}", width)
-    for index in chosen:
-        column = pivot.columns[index]
-        lines += _wrap(f"{column.heading}: {wording.note(column)}", width)
-    if any(row.role != "ranked" for row in pivot.rows):
-        lines += _wrap(wording.UNTRAINED_NOTE, width)
+def _text_section(tables: Sequence[Pivot], width: int) -> list[str]:
+    """Tables of one setting, with what holds for all of them said once beneath."""
+    lines = _wrap(wording.setting(tables[0]), width) if tables[0].kind == "performance" else []
+    notes: dict[str, None] = {}
+    for pivot in tables:
+        chosen = [i for i, c in enumerate(pivot.columns) if pivot.kind == "quality" or _headline(c)]
+        heading = wording.title(pivot)
+        lines += [*_wrap(heading, width), "=" * min(width, len(heading))]
+        if pivot.kind == "quality":
+            lines += _wrap(wording.setting(pivot), width)
+        for number, block in enumerate(_blocks(pivot, chosen, width)):
+            lines += ["", *_text_block(pivot, block, with_rank=number == 0)]
+        lines.append("")
+        for warning in pivot.warnings:
+            notes[f"* {warning}" if warning == PROXY_WARNING else warning] = None
+        for index in chosen:
+            notes[f"{pivot.columns[index].heading}: {wording.note(pivot.columns[index])}"] = None
+        if any(row.role != "ranked" for row in pivot.rows):
+            notes[wording.UNRANKED_NOTE] = None
+    notes[wording.RANK_NOTE] = None
+    if tables[0].kind == "performance":
+        notes[wording.SPEED_NOTE] = None
+    for text in notes:
+        lines += _wrap(text, width)
     return [*lines, ""]
 
 
@@ -101,7 +115,7 @@ def _heading(column: Column) -> str:
 def _blocks(pivot: Pivot, chosen: Sequence[int], width: int) -> list[list[int]]:
     """Columns that fit beside each other."""
     blocks: list[list[int]] = [[]]
-    used = start = LABEL_WIDTH + 9
+    used = start = _label_width(pivot) + 6
     for index in chosen:
         wide = 2 + _width(pivot, index)
         if blocks[-1] and used + wide > width:
@@ -118,26 +132,31 @@ def _width(pivot: Pivot, index: int) -> int:
     return max([len(_heading(column)), *cells])
 
 
-def _text_block(pivot: Pivot, block: Sequence[int], with_rank: bool) -> list[str]:
-    """The rank is the first column's; a row without it has none."""
+def _label_width(pivot: Pivot) -> int:
+    return min(LABEL_WIDTH, max(len(_row_label(row)) for row in pivot.rows))
+
+
+def _row_label(row: PivotRow) -> str:
+    """The row's name; that it is a reference is said even where the name is too long."""
+    if row.role != "reference":
+        return plain(row.label, LABEL_WIDTH)
+    return plain(row.label, LABEL_WIDTH - len(_REFERENCE)) + _REFERENCE
+
+
+def _text_block(pivot: Pivot, block: Sequence[int], *, with_rank: bool) -> list[str]:
+    """Some columns of a table; the rank is that of its first column."""
     widths = [_width(pivot, index) for index in block]
-    places = ["rank" if with_rank else ""]
+    head = [_heading(pivot.columns[index]) for index in block]
+    grid = [("rank" if with_rank else "", "", head)]
     for row in pivot.rows:
-        cell = row.cells[block[0]] if with_rank and block else None
-        role = "" if row.role == "ranked" else row.role[:5]
-        places.append(
-            rank(cell.rank) if cell is not None and cell.rank else role if with_rank else ""
-        )
-    labels = ["", *(plain(row.label, LABEL_WIDTH) for row in pivot.rows)]
+        cells = [_cell(pivot.columns[index], row.cells[index]) for index in block]
+        first = row.cells[block[0]] if block else None
+        place = rank(None if first is None else first.rank) if with_rank else ""
+        grid.append((place, _row_label(row), cells))
     lines = []
-    for number, (place, name) in enumerate(zip(places, labels, strict=True)):
-        if number == 0:
-            cells = [_heading(pivot.columns[index]) for index in block]
-        else:
-            row = pivot.rows[number - 1]
-            cells = [_cell(pivot.columns[index], row.cells[index]) for index in block]
+    for place, name, cells in grid:
         padded = "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
-        lines.append(f"{place:<7}  {name:<{LABEL_WIDTH}}{padded}".rstrip())
+        lines.append(f"{place:<4}  {name:<{_label_width(pivot)}}{padded}".rstrip())
     return lines
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from visgen_results import schema
-from visgen_results.rows import column
+from visgen_results.rows import column, to_rows
 from visgen_results.store import REPLACES, Problem, Store, new_run_id, read_file, write_file
 
 # runs come last, so that a merge that is killed leaves no run without its numbers
@@ -60,7 +60,7 @@ def validate(root: Path | str) -> list[Problem]:
                 run_ids.update(names)
                 seen.update((name,) for name in names)
             elif table == "metrics":
-                for row in content.to_pylist():
+                for row in to_rows(content):
                     seen[tuple(row[name] for name in _METRIC_KEY)] += 1
                     problems += _metric_faults(path, row)
             if table in ("metrics", "measurements"):
@@ -105,12 +105,12 @@ class _Runs:
     def digest(self, key: str) -> str:
         """Hash of all rows of one run, whatever files they lie in and in whatever order."""
         pieces = (_rows(self.files[path][1], places) for path, places in self.places[key])
-        return _digest(row for piece in pieces for row in piece.to_pylist())
+        return _digest(row for piece in pieces for row in to_rows(piece))
 
 
 def _keys(table: str, content: pa.Table) -> list[str]:
     if table == "machines":  # facts, not runs: a row is its own identity
-        return [_digest([row]) for row in content.to_pylist()]
+        return [_digest([row]) for row in to_rows(content)]
     return content.column("run_id").to_pylist()
 
 

@@ -8,7 +8,12 @@ from visgen_results.display import plain
 from visgen_results.leaderboard import Board, Leaderboard, Missing
 from visgen_results.pivot import Column, Pivot
 
-UNTRAINED_NOTE = "untrained and reference rows are shown for scale and are not ranked"
+UNRANKED_NOTE = "Untrained and reference rows are shown for scale and are not ranked."
+RANK_NOTE = "Ranks are the places that the intervals leave open (Holm over all pairs of a table)."
+SPEED_NOTE = (
+    "Speed ranks rest on intervals within one run each; drift between runs is not in them "
+    "(compare interleaved blocks for an A/B claim)."
+)
 
 
 def title(pivot: Pivot) -> str:
