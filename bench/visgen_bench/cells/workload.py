@@ -216,6 +216,22 @@ def build_workload(
     return training_step(cell, config, model, device)
 
 
+class _NoDraws(Draws):
+    """Draws of the right shape and no values: on meta the integer rounds only cost time."""
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(len(self.seeds), *shape, device="meta")
+
+    def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
+        return self.normal(name, shape)
+
+    def integers(self, name: str, low: int, high: int, shape: tuple[int, ...] = ()) -> Tensor:
+        return torch.empty(len(self.seeds), *shape, dtype=torch.int64, device="meta")
+
+    def fork(self, name: str) -> Draws:
+        return _NoDraws(self.seeds, f"{self.stream}/{name}", self.step)
+
+
 def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
     """The phase on the meta device with the dense attention: shapes flow, nothing is computed.
 
@@ -233,7 +249,7 @@ def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
     real = torch.empty(cell.batch, 3, *model.image_size, dtype=torch.uint8, device="meta")
 
     def call() -> None:
-        values = update.loss(real if update.reads_data else None, Draws(seeds, "count"))
+        values = update.loss(real if update.reads_data else None, _NoDraws(seeds, "count"))
         values["loss"].backward()
 
     return call

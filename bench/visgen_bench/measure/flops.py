@@ -4,14 +4,19 @@ Counted are matrix products, convolutions and attention, forward, backward and s
 they are executed. Not counted are softmax, norms, activations, random numbers and the optimiser.
 `flops` counts the pairs of query and key that a mask leaves visible, `flops_dense` all pairs.
 
-A call is counted on the meta device with the dense definition of attention, because torch counts
-fused CPU attention, the encoder's fast path and LSTM on a CPU as 0. On meta nothing is computed, so
-the count costs milliseconds and does not depend on values.
+Calls are counted on the meta device, because torch counts fused CPU attention, the encoder's fast
+path and LSTM on a CPU as 0. On meta nothing is computed, so the count costs milliseconds and does
+not depend on values.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
+
+from visgen_kernels import DENSE_FLOPS
 
 CONVENTION = (
     "1 multiply-add = 2; matmul, convolution and attention as executed; "
@@ -28,25 +33,47 @@ class FlopCount:
     by_operator: Mapping[str, int]
 
 
+class _Untracked(ModuleTracker):
+    """Counts for the whole call only.
+
+    Attributing operators to modules needs hooks on every module's gradient, and those fail when the
+    gradient of an input is taken inside a call, as a gradient penalty does.
+    """
+
+    def __init__(self) -> None:
+        self.parents = {"Global"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 def count_flops(call: Callable[[], object]) -> FlopCount:
-    """Run `call` twice, counting visible pairs and then all pairs of attention.
+    """Run `call` once and count.
 
     Everything that `call` computes has to run inside it, its backward pass included.
     """
-    visible = _count(call, {})
-    dense = _count(call, _dense_formulas())
-    return FlopCount(
-        flops=sum(visible.values()), flops_dense=sum(dense.values()), by_operator=visible
-    )
-
-
-def _dense_formulas() -> dict[Any, Any]:
-    return {}
-
-
-def _count(call: Callable[[], object], formulas: dict[Any, Any]) -> dict[str, int]:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    hidden = [0]
+    formulas = {op: _counting_both(op, dense, hidden) for op, dense in DENSE_FLOPS.items()}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter.mod_tracker = _Untracked()
+    with counter:
         call()
-    return {str(op): int(n) for op, n in counter.get_flop_counts().get("Global", {}).items()}
+    found = counter.get_flop_counts().get("Global", {})
+    by_operator = {str(op): int(number) for op, number in found.items()}
+    flops = sum(by_operator.values())
+    return FlopCount(flops=flops, flops_dense=flops + hidden[0], by_operator=by_operator)
+
+
+def _counting_both(op: Any, dense: Callable[..., int], hidden: list[int]) -> Callable[..., int]:
+    """The registered formula of `op`; what hidden pairs would add goes to `hidden`."""
+    visible = flop_registry[op]
+
+    def formula(*args: Any, **kwargs: Any) -> int:
+        count = visible(*args, **kwargs)
+        hidden[0] += dense(*args, **kwargs) - count
+        return count
+
+    formula._get_raw = True  # type: ignore[attr-defined]  # the counter then passes tensors, not shapes
+    return formula
