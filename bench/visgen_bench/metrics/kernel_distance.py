@@ -21,6 +21,9 @@ from torch import Tensor
 from visgen_bench.metrics.errors import TooFewSamples
 from visgen_bench.metrics.moments import Array, float64_features, same_width
 
+Rows = NDArray[Any]  # (n, d), float32 or float64; arithmetic is float64
+
+_BLOCK = 2048
 _DRAW_SEED = 2020  # torch-fidelity's, so that its subsets are ours
 
 
@@ -38,12 +41,12 @@ class KernelDistance:
     subset_std: float | None = None
 
 
-def squared_mmd(x: Array, y: Array, block: int = 2048) -> float:
+def squared_mmd(x: Rows, y: Rows, block: int = _BLOCK) -> float:
     """The full U-statistic in row blocks: O(block * n) memory, no subset noise.
 
     Args:
-        x: float64 (n, d), n >= 2.
-        y: float64 (m, d), m >= 2.
+        x: (n, d) of any float dtype, n >= 2.
+        y: (m, d), m >= 2.
         block: Rows held at once; the result does not depend on it beyond rounding.
     """
     n, m = len(x), len(y)
@@ -56,7 +59,7 @@ def squared_mmd(x: Array, y: Array, block: int = 2048) -> float:
 
 
 def kid_full(
-    x: Tensor | NDArray[Any], y: Tensor | NDArray[Any], block: int = 2048
+    x: Tensor | NDArray[Any], y: Tensor | NDArray[Any], block: int = _BLOCK
 ) -> KernelDistance:
     """Kernel distance over all samples (n, d) and (m, d)."""
     first, second = _pair(x, y)
@@ -138,17 +141,24 @@ def block_standard_error(
     return float(np.std(values, ddof=1) / np.sqrt(blocks)), blocks
 
 
-def _pair(x: Tensor | NDArray[Any], y: Tensor | NDArray[Any]) -> tuple[Array, Array]:
-    first, second = float64_features(x), float64_features(y)
-    same_width(first.shape[1], second.shape[1])
-    return first, second
+def _pair(x: Tensor | NDArray[Any], y: Tensor | NDArray[Any]) -> tuple[Rows, Rows]:
+    """Both sides as they are stored: a memory-mapped file is read block by block, never whole."""
+    sides: list[Rows] = []
+    for side in (x, y):
+        rows = side.detach().cpu().numpy() if isinstance(side, Tensor) else side
+        for block in _blocks(rows, _BLOCK) if rows.ndim == 2 else (rows,):
+            float64_features(block)  # refuses NaN and flattened buffers
+        sides.append(rows)
+    same_width(sides[0].shape[1], sides[1].shape[1])
+    return sides[0], sides[1]
 
 
-def _blocks(array: Array, block: int) -> Iterator[Array]:
-    return (array[start : start + block] for start in range(0, len(array), block))
+def _blocks(rows: Rows, block: int) -> Iterator[Array]:
+    for start in range(0, len(rows), block):
+        yield np.asarray(rows[start : start + block], dtype=np.float64)
 
 
-def _kernel_sum(x: Array, y: Array, block: int) -> float:
+def _kernel_sum(x: Rows, y: Rows, block: int) -> float:
     total = 0.0
     for rows in _blocks(x, block):
         for columns in _blocks(y, block):
@@ -159,5 +169,6 @@ def _kernel_sum(x: Array, y: Array, block: int) -> float:
     return total
 
 
-def _diagonal_sum(x: Array) -> float:
-    return float(((np.square(x).sum(axis=1) / x.shape[1] + 1.0) ** 3).sum())
+def _diagonal_sum(x: Rows) -> float:
+    norms = [np.square(block).sum(axis=1) for block in _blocks(x, _BLOCK)]
+    return float(((np.concatenate(norms) / x.shape[1] + 1.0) ** 3).sum())

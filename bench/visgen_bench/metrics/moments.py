@@ -10,6 +10,7 @@ float64, whatever n is.
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -194,9 +195,10 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         StateError: if the file is not an npz of plain arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves a file that is no archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, OSError, AttributeError) as error:
+    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise StateError(f"{path} is not an npz of plain arrays ({error}); delete it.") from error
