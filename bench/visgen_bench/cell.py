@@ -6,8 +6,11 @@ them, so that the key of every cell of a suite is known before the first one has
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -19,6 +22,9 @@ DType = Literal["fp32", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 Phase = Literal["sample", "d_step", "g_step"]
 
+WEIGHTS = ("zoo", "untrained", "fit", "file", "train")
+DEFAULT_SAMPLES = 1000
+_WEIGHTS = re.compile(r"zoo|untrained|fit|(zoo|file|train):.+")
 DEFAULT_METRICS = ("fd_lite0", "kid_lite0", "precision", "recall")
 
 
@@ -96,12 +102,11 @@ class QualityCell(CellBase):
     kind: Literal["quality"] = "quality"
     model: str = ""
     data: str
-    images: str | None = Field(default=None, pattern=r"^folder:.+")
-    weights: str | None = Field(
-        default=None, pattern=r"^(zoo|untrained|fit|zoo:.+|file:.+|train:.+)$"
-    )
+    images: str | None = None
+    images_split: str = "all"
+    weights: str | None = None
     split: str = "test"
-    samples: int = Field(default=1000, ge=1)
+    samples: int | None = Field(default=None, ge=1)  # None: 1000 of a model, all of a folder
     metrics: tuple[str, ...] = Field(default=DEFAULT_METRICS, min_length=1)
     batch: int = Field(default=100, ge=1)
     chunk: int = Field(default=500, ge=1)  # samples between two saves; a kill loses at most these
@@ -115,11 +120,21 @@ class QualityCell(CellBase):
             )
         if self.images and self.weights:
             raise ValueError('"images" are scored as they are; leave "weights" out')
+        if self.images and not re.fullmatch(r"folder:.+", self.images):
+            raise ValueError(f'images = "{self.images}"; write "folder:PATH"')
+        if self.weights and not _WEIGHTS.fullmatch(self.weights):
+            head = self.weights.partition(":")[0]
+            near = difflib.get_close_matches(head, WEIGHTS, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f'weights = "{self.weights}" is unknown; nearest: "{near}" (allowed: '
+                "zoo, zoo:NAME, untrained, fit, file:PATH, train:NAME)"
+            )
         return self
 
     def tag(self) -> str:
-        weights = (self.weights or "").replace("/", "_")
-        return f"{weights}-s{self.seed}" if weights else ""
+        if self.images:
+            return "" if self.images_split == "all" else self.images_split
+        return f"{_short(self.weights or '')}-s{self.seed}"
 
 
 class PerformanceCell(CellBase):
@@ -159,9 +174,24 @@ PHASES: tuple[str, ...] = get_args(Phase)
 _ADAPTER: TypeAdapter[Cell] = TypeAdapter(Annotated[Cell, Field(discriminator="kind")])
 
 
+def _short(weights: str) -> str:
+    """Weights as a name holds them: no path, and of a key only its start."""
+    head, _, rest = weights.partition(":")
+    rest = rest[:8] if re.fullmatch(r"[0-9a-f]{32}", rest) else rest.rpartition("/")[2]
+    return f"{head}:{rest}" if rest and head != "zoo" else head
+
+
 def parse(text: str) -> Cell:
     """The cell written by `model_dump_json`; raises pydantic's `ValidationError`."""
     return _ADAPTER.validate_json(text)
+
+
+def threads_of(cell: Cell) -> int:
+    """CPU threads of a cell: its own, else what OMP_NUM_THREADS allows, else all usable cores."""
+    from visgen_bench.measure.environment import usable_cores
+
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return cell.threads or (int(allowed) if allowed.isdigit() else 0) or usable_cores()
 
 
 def source_of(cell: Cell) -> str:

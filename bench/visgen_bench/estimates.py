@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visgen_bench.cell import Cell, PerformanceCell, QualityCell, TrainCell
+from visgen_bench.cell import (
+    DEFAULT_SAMPLES,
+    Cell,
+    PerformanceCell,
+    QualityCell,
+    TrainCell,
+    threads_of,
+)
+from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
 # What one CPU core is assumed to do; an order of magnitude, and printed as such.
@@ -53,7 +61,7 @@ def estimate(cell: Cell, config: Any, past: Mapping[str, Any] | None, store: Sto
 
 
 def _past_memory(store: Store, run_id: str) -> int | None:
-    rows = store.read("metrics").to_pylist()
+    rows = to_rows(store.read("metrics"))
     peaks = [
         row["value"]
         for row in rows
@@ -62,17 +70,11 @@ def _past_memory(store: Store, run_id: str) -> int | None:
     return int(max(peaks)) if peaks else None
 
 
-def _cores(cell: Cell) -> int:
-    from visgen_bench.measure.environment import usable_cores
-
-    return cell.threads or usable_cores()
-
-
 def _by_extraction(cell: Cell) -> Estimate:
     """A cell that draws nothing from a network: the features of its samples are its cost."""
     if not isinstance(cell, QualityCell):
         return Estimate()
-    seconds = cell.samples * EXTRACTOR_S_PER_IMAGE / _cores(cell)
+    seconds = (cell.samples or DEFAULT_SAMPLES) * EXTRACTOR_S_PER_IMAGE / threads_of(cell)
     return Estimate(
         seconds=seconds, memory=BASE_BYTES, disk=GRID_BYTES, basis="model: 6 ms a sample and core"
     )
@@ -82,13 +84,14 @@ def _by_flops(cell: Cell, config: Any) -> Estimate:
     if cell.device_type != "cpu":
         return Estimate()
     size, per_sample = _size_and_flops(config)
-    rate = FLOPS_PER_CORE * _cores(cell)
+    rate = FLOPS_PER_CORE * threads_of(cell)
     basis = "model: 10 GFLOP/s a core"
     if per_sample is None:
         return Estimate(memory=BASE_BYTES + size, disk=0, basis="model: size of the networks")
     once = per_sample / rate
     if isinstance(cell, QualityCell):
-        seconds = cell.samples * (once + EXTRACTOR_S_PER_IMAGE / _cores(cell))
+        samples = cell.samples or DEFAULT_SAMPLES
+        seconds = samples * (once + EXTRACTOR_S_PER_IMAGE / threads_of(cell))
         return Estimate(seconds=seconds, memory=BASE_BYTES + 2 * size, disk=GRID_BYTES, basis=basis)
     if isinstance(cell, TrainCell):
         # Forward and backward of both networks; the critic's share is taken as the generator's.

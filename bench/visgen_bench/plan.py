@@ -17,6 +17,7 @@ from visgen_bench.estimates import UNKNOWN, Estimate
 from visgen_bench.presets import Presets, load_presets
 from visgen_bench.resolution import Resolved, Resolver, code_hash
 from visgen_bench.suite import Suite, SuiteError
+from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
 Action = Literal["run", "done", "skip"]
@@ -99,7 +100,7 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
     """
     presets = load_presets(options.include)
     store = Store(options.out)
-    runs = [] if not options.out.is_dir() else store.read("runs").to_pylist()
+    runs = [] if not options.out.is_dir() else to_rows(store.read("runs"))
     resolver = Resolver(
         presets,
         data_root=options.data_root,

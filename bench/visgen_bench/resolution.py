@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visgen_bench.cell import (
+    DEFAULT_SAMPLES,
     Cell,
     CellBase,
     Contents,
@@ -21,6 +22,7 @@ from visgen_bench.cell import (
     cell_key,
     name_of,
     spec_key,
+    threads_of,
 )
 from visgen_bench.context import Unavailable
 from visgen_bench.presets import Presets
@@ -97,6 +99,8 @@ class Resolver:
         reasons += [attention_reason] if attention_reason else []
         weights, needs, path = None, None, None
         if isinstance(cell, QualityCell):
+            if cell.samples is None and cell.model:
+                cell = _with(cell, samples=DEFAULT_SAMPLES)
             self._check_metrics(cell, where)
             cell, weights, needs, path = self._with_weights(cell, config, where, reasons)
         _check_sizes(cell, config, data, where)
@@ -137,6 +141,7 @@ class Resolver:
     ) -> "tuple[Data | None, Data | None]":
         """The reference or training data, and the user's images, of a cell."""
         from visgen.data import DataError, DataMissing
+        from visgen_bench.cells import splits
 
         found: list[Data | None] = []
         for key, spec in (("data", cell.data), ("images", getattr(cell, "images", None))):
@@ -147,13 +152,16 @@ class Resolver:
             elif isinstance(opened, Exception):
                 raise SuiteError(f"{where}: {key}: {opened}") from opened
             found.append(opened)
-        data = found[0]
-        if data is not None and isinstance(cell, QualityCell):
+        data, images = found
+        if isinstance(cell, QualityCell):
             try:
-                data.split(cell.split)
+                if data is not None:
+                    splits.indices(data, cell.split)
+                if images is not None:
+                    splits.indices(images, cell.images_split)
             except DataError as error:
                 raise SuiteError(f"{where}: split: {error}") from error
-        return data, found[1]
+        return data, images
 
     def _open(self, spec: str) -> "Data | Exception":
         from visgen.data import DataError, DataMissing, UnknownData, open_data
@@ -383,7 +391,7 @@ def _machine(cell: Cell) -> dict[str, Any]:
 
     return {
         "device_name": environment.device_name(cell.device_type),
-        "threads": cell.threads or environment.usable_cores(),
+        "threads": threads_of(cell),
         "torch": environment.version("torch"),
         "triton": environment.version("triton"),
         "driver": environment.gpu_facts().get("driver") if cell.device_type == "cuda" else None,
@@ -448,7 +456,7 @@ def _columns(
     return {
         "kind": cell.kind,
         "model": source_of(cell),
-        "family": getattr(config, "family", None) or ("folder" if images is not None else None),
+        "family": getattr(config, "family", None) or _folder_family(cell),
         "weights": contents.weights,
         "task": getattr(config, "task", "image-generation"),
         "dataset": spec_name(cell.data) if cell.data else None,
@@ -471,6 +479,13 @@ def _columns(
         "data_fingerprint": contents.data_fingerprint,
         "config_json": canonical_json(specification(cell, contents)),
     }
+
+
+def _folder_family(cell: Cell) -> str | None:
+    """A folder scored against itself is a floor, as a reference generator is."""
+    if not isinstance(cell, QualityCell) or not cell.images:
+        return None
+    return "reference" if cell.images == cell.data else "folder"
 
 
 def _unique_names(cells: list[Resolved]) -> list[Resolved]:

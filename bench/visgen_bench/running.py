@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench import journal as journals
+from visgen_bench.cell import threads_of
 from visgen_bench.executors import Executor, Outcome
 from visgen_bench.executors.local import Interrupts, LocalExecutor
 from visgen_bench.journal import Job
@@ -29,6 +30,7 @@ from visgen_bench.recording import (
     record_skipped,
     recover,
 )
+from visgen_results.rows import to_rows
 from visgen_results.store import Store, new_run_id
 
 RETRIED = ("crash", "timeout")
@@ -163,7 +165,7 @@ class _Runner:
         self.root = plan.options.out.resolve()
         self._facts: dict[str, Any] | None = None
         # Where the weights of train cells lie, and whether they are there.
-        runs = store.read("runs").to_pylist()
+        runs = to_rows(store.read("runs"))
         self._history = History(runs)
         self._failed_trains: dict[str, str] = {}
 
@@ -247,10 +249,8 @@ class _Runner:
 
     def _job(self, planned: PlannedCell, attempt: int) -> Job:
         one, options = planned.resolved, self.plan.options
-        from visgen_bench.measure import environment
-
         run_id = new_run_id()
-        threads = one.cell.threads or environment.usable_cores()
+        threads = threads_of(one.cell)
         metrics = list(getattr(one.cell, "metrics", ()))
         weights = one.weights_path
         if one.needs is not None:

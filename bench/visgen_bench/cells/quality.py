@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visgen_bench.cell import QualityCell
+from visgen_bench.cells import splits
 from visgen_bench.cells.grid import COUNT, save_sheet
 from visgen_bench.cells.ranks import Ranks
 from visgen_bench.context import Context, Unavailable
@@ -110,7 +111,7 @@ def real_images(data: "Data", split: str) -> Any:
     from visgen_bench.cells.samples import pictures
     from visgen_bench.metrics.evaluation import RealImages
 
-    indices = data.split(split)
+    indices = splits.indices(data, split)
     return RealImages(
         batches=lambda: pictures(data, indices, batch=256),
         n=len(indices),
@@ -188,7 +189,7 @@ def _save_sheet(path: Path, source: "Source", shown: list[Tensor], count: int) -
 def _save_reference_sheet(path: Path, data: "Data", cell: QualityCell) -> None:
     from visgen_bench.cells.samples import pictures
 
-    chosen = data.split(cell.split)[:COUNT]
+    chosen = splits.indices(data, cell.split)[:COUNT]
     save_sheet(path, [image for batch in pictures(data, chosen, batch=COUNT) for image in batch])
 
 

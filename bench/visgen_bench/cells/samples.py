@@ -9,7 +9,8 @@ from torch import Tensor
 
 from visgen.data import Data, DataError, open_data
 from visgen.seeds import sample_seeds
-from visgen_bench.cell import QualityCell
+from visgen_bench.cell import DEFAULT_SAMPLES, QualityCell
+from visgen_bench.cells import splits
 from visgen_bench.context import Context
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,8 +32,8 @@ class FolderSource(Source):
 
     def __init__(self, cell: QualityCell, context: Context) -> None:
         self.data = open_data(cell.images or "", root=context.data_root, offline=True)
-        self.indices = self.data.split("all")
-        self.count = len(self.indices)
+        self.indices = splits.indices(self.data, cell.images_split)
+        self.count = min(len(self.indices), cell.samples or len(self.indices))
         self.batch = cell.batch
 
     def draw(self, indices: Tensor) -> Iterator[Tensor]:
@@ -44,7 +45,7 @@ class ModelSource(Source):
 
     def __init__(self, cell: QualityCell, config: Any, data: Data, context: Context) -> None:
         self.cell = cell
-        self.count = cell.samples
+        self.count = cell.samples or DEFAULT_SAMPLES
         self.device = cell.device
         if context.world_size > 1 and cell.device_type != "cpu":
             self.device = f"{cell.device_type}:{context.rank}"
