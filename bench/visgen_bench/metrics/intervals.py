@@ -19,13 +19,13 @@ def wilson(share: float, trials: int) -> tuple[float, float]:
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t by Fisher's expansion; errs by < 1e-3 from 5 degrees.
+    """The 97.5 % quantile of Student's t by Fisher's expansion; errs by < 1e-3 from 9 degrees.
 
     Raises:
-        ValueError: below 5 degrees of freedom, where the expansion is poor.
+        ValueError: below 9 degrees of freedom, where the expansion is poor.
     """
-    if freedom < 5:
-        raise ValueError(f"student_t has {freedom} degrees of freedom; the expansion needs 5.")
+    if freedom < 9:
+        raise ValueError(f"student_t has {freedom} degrees of freedom; the expansion needs 9.")
     z, v = _Z, float(freedom)
     return (
         z

@@ -64,9 +64,7 @@ def test_diagonal_gaussians_have_a_closed_form() -> None:
     means = rng.standard_normal((2, d))
     deviations = rng.uniform(0.1, 3, (2, d))
     n = 1001
-    a, b = (
-        Moments(n, m, np.diag(s**2) * (n - 1)) for m, s in zip(means, deviations, strict=True)
-    )
+    a, b = (Moments(n, m, np.diag(s**2) * (n - 1)) for m, s in zip(means, deviations, strict=True))
     expected = np.square(means[0] - means[1]).sum() + np.square(deviations[0] - deviations[1]).sum()
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
