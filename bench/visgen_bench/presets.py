@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench.cell import Cell
+from visgen_bench.errors import UsageError
 
 GROUP = "visgen.models"
 
 
-class PresetError(ValueError):
+class PresetError(UsageError):
     """A model name that is nowhere, or a file or plug-in that gives no presets."""
 
 

@@ -64,6 +64,9 @@ def commit(store: Store, path: Path, outcome: Outcome | None) -> Recorded | None
     now = datetime.datetime.now(datetime.UTC)
     started = datetime.datetime.fromisoformat(job.run["started_at"])
     run |= {"started_at": started, "ended_at": _last_moment(path, now) if outcome is None else now}
+    artifacts = f"artifacts/{job.spec_key}"
+    if run.get("artifacts_path") is None and (store.root / artifacts).is_dir():
+        run["artifacts_path"] = artifacts
     run["duration_s"] = max(0.0, (run["ended_at"] - started).total_seconds())
     metrics = [*_start_rows(records, outcome), *(r["row"] for r in records if "row" in r)]
     if run["status"] not in ("ok", "skipped"):

@@ -18,6 +18,7 @@ from typing import Any
 
 from visgen_bench import journal as journals
 from visgen_bench.cell import threads_of
+from visgen_bench.errors import UsageError
 from visgen_bench.executors import Executor, Outcome
 from visgen_bench.executors.local import Interrupts, LocalExecutor
 from visgen_bench.journal import Job
@@ -39,7 +40,7 @@ LEAST_FREE_BYTES = 16 * 2**20  # below this a cell's rows and pictures may not f
 Say = Callable[[str], None]
 
 
-class OutputError(OSError):
+class OutputError(UsageError):
     """The result folder cannot take results; nothing was started."""
 
 
@@ -138,18 +139,14 @@ def prepare_output(root: Path) -> None:
         with contextlib.suppress(OSError):
             (root / f".probe-{os.getpid()}").unlink(missing_ok=True)
         raise OutputError(
-            error.errno,
-            f"results cannot be written there ({error.strerror}); give --out",
-            str(root),
+            f"{root}: results cannot be written there ({error.strerror}); give another --out"
         ) from error
     facts = os.statvfs(root)
     free = facts.f_bavail * facts.f_frsize
     if free < LEAST_FREE_BYTES:
         raise OutputError(
-            errno.ENOSPC,
-            f"only {free / 2**20:.0f} MiB are free, and a run needs {LEAST_FREE_BYTES >> 20}; "
-            "free some or give --out",
-            str(root),
+            f"{root}: {free / 2**20:.0f} MiB are free and a run needs {LEAST_FREE_BYTES >> 20}; "
+            "free some or give another --out"
         )
 
 

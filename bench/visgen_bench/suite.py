@@ -26,13 +26,14 @@ from pydantic import ValidationError
 
 from visgen.objectives.gan import GanRecipe
 from visgen_bench.cell import KINDS, Cell, parse
+from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
 
 Entry = dict[str, Any]
 TOP_LEVEL = ("name", "description", "defaults", "cell", "gate")
 
 
-class SuiteError(ValueError):
+class SuiteError(UsageError):
     """A suite, or a command line, that cannot be understood; one line that names the place."""
 
 
