@@ -5,10 +5,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from visgen.baselines import dcgan
+from visgen.baselines import dcgan, statistical
 from visgen.models import transgan
 
-CATALOGUE: dict[str, Any] = {**transgan.PRESETS, **dcgan.PRESETS}
+CATALOGUE: dict[str, Any] = {**transgan.PRESETS, **dcgan.PRESETS, **statistical.PRESETS}
 
 
 class UnknownPreset(ValueError):

@@ -1,4 +1,4 @@
-"""The table `zoo.toml`: each weight file with its preset, recipe, seed, hash and figures reached."""
+"""The table `zoo.toml`: each weight file with its preset, recipe, seed, hash and figures."""
 
 from __future__ import annotations
 
