@@ -78,3 +78,11 @@ def rank(place: tuple[int, int] | None) -> str:
     if place is None:
         return "-"
     return str(place[0]) if place[0] == place[1] else f"{place[0]}-{place[1]}"
+
+
+_MARKDOWN_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {s: f"\\{s}" for s in "\\`*_[]|#"}
+
+
+def escape_markdown(text: object) -> str:
+    """Foreign text that Markdown shows as it is."""
+    return "".join(_MARKDOWN_SIGNS.get(sign, sign) for sign in plain(text))

@@ -31,6 +31,10 @@ PERFORMANCE_GROUP = (
 # What tells rows of one model apart; two values of one seed are never two seeds.
 IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode", "memory_format")
 
+STAT_ORDER = (
+    "value", "p50", "p90", "p95", "p99", "p99.9", "mean", "std", "iqr", "min", "max",
+)  # fmt: skip
+PHASES = ("sample", "d_step", "g_step")
 ROLES = ("ranked", "untrained", "reference")
 PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
 INSIDE_WARNING = "Compare only inside this table (its rows say comparable=false)."
@@ -138,13 +142,13 @@ def leaderboard(results: Results | Path | str) -> Leaderboard:
     """Group, aggregate and rank the numbers of a result folder."""
     if not isinstance(results, Results):
         results = read_results(results)
-    usable = [row for row in results.numbers if row["value"] is not None and _counts(row)]
+    usable = [row for row in results.numbers if row["value"] is not None and counts(row)]
     boards = [*_boards("quality", usable), *_boards("performance", usable)]
     return Leaderboard(
         tuple(sorted(boards, key=_board_order)),
         gates(results),
         tuple(_failure(run) for run in results.failed),
-        tuple(_absent(row) for row in results.numbers if row["value"] is None and _counts(row)),
+        tuple(_absent(row) for row in results.numbers if row["value"] is None and counts(row)),
         tuple(results.machines),
     )
 
@@ -209,7 +213,7 @@ def _short(text: str) -> str:
     return str(text)
 
 
-def _counts(row: Row) -> bool:
+def counts(row: Row) -> bool:
     """Not gates, numbers of one rank, or times of a quality cell's process."""
     if row["metric"].startswith(GATE_PREFIX) or (row["rank"] is not None and row["rank"] >= 0):
         return False
@@ -226,10 +230,10 @@ def _failure(run: Row) -> Missing:
 def _absent(row: Row) -> Missing:
     entry = describe(row["metric"])
     stat = "" if row["stat"] == "value" else f" {row['stat']}"
-    phase = "" if row["phase"] in (None, "total") else f" ({row['phase']})"
+    phase = "" if row["phase"] in (None, "total") else f" {row['phase']}"
     return Missing(
-        row["kind"], label(row, _axes(row)), row["dataset"] or "",
-        f"{entry.label}{stat}{phase}", "null", row["reason"] or "no reason was recorded",
+        row["kind"], f"{label(row, _axes(row))}{phase}", row["dataset"] or "",
+        f"{entry.label}{stat}", "null", row["reason"] or "no reason was recorded",
     )  # fmt: skip
 
 
@@ -242,7 +246,7 @@ def _boards(kind: str, rows: Sequence[Row]) -> list[Board]:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row["kind"] == kind:
-            groups[tuple(_fact(row, name) for name in names)].append(row)
+            groups[tuple(fact(row, name) for name in names)].append(row)
     boards = []
     for key, members in groups.items():
         group = dict(zip(names, key, strict=True))
@@ -251,7 +255,7 @@ def _boards(kind: str, rows: Sequence[Row]) -> list[Board]:
     return boards
 
 
-def _fact(row: Row, name: str) -> Any:
+def fact(row: Row, name: str) -> Any:
     """A grouping column; what `metric_opts` says about the interval defines no group."""
     if name != "metric_opts" or not row[name] or '"interval"' not in row[name]:
         return row[name]
@@ -370,9 +374,12 @@ def _placed(row: BoardRow, place: tuple[int, int]) -> BoardRow:
 
 
 def _board_order(board: Board) -> tuple[Any, ...]:
-    names = list(METRICS)
-    metric = board.metric.name
+    """Quality before speed; then data, phase and batch; then as the table of metrics has them."""
+    names, metric, group = list(METRICS), board.metric.name, board.group
     place = names.index(metric) if metric in names else len(names)
-    rest = tuple(str(value) for value in board.group.values())
+    stat = STAT_ORDER.index(group["stat"]) if group["stat"] in STAT_ORDER else len(STAT_ORDER)
+    phase = str(group.get("phase") or "total")
+    where = (str(group["dataset"]), PHASES.index(phase) if phase in PHASES else len(PHASES), phase)
+    rest = tuple(str(value) for value in group.values())
     kind = 0 if board.kind == "quality" else 1
-    return (kind, str(board.group.get("dataset")), place, metric, rest)
+    return (kind, *where, group.get("batch_size") or 0, place, metric, stat, rest)

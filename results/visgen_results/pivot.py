@@ -5,12 +5,20 @@ group, so that what its numbers have in common can be printed beneath.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from visgen_results.display import Scale, scale
-from visgen_results.leaderboard import ROLES, Board, BoardRow, distinguishing, label_of
+from visgen_results.leaderboard import (
+    INSIDE_WARNING,
+    PROXY_WARNING,
+    ROLES,
+    Board,
+    BoardRow,
+    distinguishing,
+    label_of,
+)
 
 QUALITY_SECTION = ("dataset", "split", "resolution", "task", "machine_id", "n", "n_ref")
 PERFORMANCE_SECTION = (
@@ -49,8 +57,17 @@ class Pivot:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Each warning once, in the order of the columns."""
-        return tuple(dict.fromkeys(c.board.warning for c in self.columns if c.board.warning))
+        """Each warning once; that of a proxy says what the other one says, and more."""
+        found = dict.fromkeys(c.board.warning for c in self.columns if c.board.warning)
+        if PROXY_WARNING in found:
+            found.pop(INSIDE_WARNING, None)
+        return tuple(found)
+
+    def only(self, stats: Container[str]) -> "Pivot":
+        """The same rows with the columns of some statistics."""
+        kept = [i for i, c in enumerate(self.columns) if c.board.group["stat"] in stats]
+        rows = [replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows]
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(rows))
 
 
 def pivots(boards: Sequence[Board]) -> list[Pivot]:

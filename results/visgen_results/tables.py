@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visgen_results import wording
-from visgen_results.display import plain, rank
+from visgen_results.display import escape_markdown, plain, rank
 from visgen_results.leaderboard import PROXY_WARNING, Board, BoardRow, Leaderboard, Missing
 from visgen_results.pivot import Column, Pivot, PivotRow, pivots
 
@@ -164,15 +164,26 @@ def to_markdown(board: Leaderboard) -> str:
     """Tables of every board with all values, counts and intervals; foreign text is escaped."""
     lines = ["# Leaderboard", ""]
     for pivot in pivots(board.boards):
-        lines += [f"## {_md(wording.title(pivot))}", "", _md(wording.setting(pivot)), ""]
-        lines += [f"> {_md(warning)}\n" for warning in pivot.warnings]
+        lines += [
+            f"## {escape_markdown(wording.title(pivot))}",
+            "",
+            escape_markdown(wording.setting(pivot)),
+            "",
+        ]
+        lines += [f"> {escape_markdown(warning)}\n" for warning in pivot.warnings]
         for column in pivot.columns:
             lines += _markdown_board(column)
     if board.gates:
         lines += ["## Gates", "", "| gate | model | data | result | why |", "|---|---|---|---|---|"]
         for gate in board.gates:
             verdict = {True: "passed", False: "**failed**", None: "not judged"}[gate.passed]
-            cells = (_md(gate.name), _md(gate.label), _md(gate.dataset), verdict, _md(gate.text))
+            cells = (
+                escape_markdown(gate.name),
+                escape_markdown(gate.label),
+                escape_markdown(gate.dataset),
+                verdict,
+                escape_markdown(gate.text),
+            )
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     entries = [*board.failures, *board.missing]
@@ -181,15 +192,20 @@ def to_markdown(board: Leaderboard) -> str:
         lines.append("|---|---|---|---|")
         for what, status, reason, names in wording.collapsed(entries):
             cells = (what, status, plain(reason, 300), ", ".join(names))
-            lines.append("| " + " | ".join(_md(cell) for cell in cells) + " |")
+            lines.append("| " + " | ".join(escape_markdown(cell) for cell in cells) + " |")
         lines.append("")
-    lines += [f"- {_md(line)}" for line in wording.machine_lines(board)]
+    lines += [f"- {escape_markdown(line)}" for line in wording.machine_lines(board)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _markdown_board(column: Column) -> list[str]:
     unit = f", {column.scale.unit}" if column.scale.unit else ""
-    lines = [f"### {_md(column.heading)}{_md(unit)}", "", _md(wording.note(column)), ""]
+    lines = [
+        f"### {escape_markdown(column.heading)}{escape_markdown(unit)}",
+        "",
+        escape_markdown(wording.note(column)),
+        "",
+    ]
     lines += ["| rank | model | value | 95 % interval | sd over seeds | values | n |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in column.board.rows:
@@ -197,7 +213,7 @@ def _markdown_board(column: Column) -> list[str]:
         within = "none" if row.interval is None else column.scale.show_interval(row.interval)
         cells = (
             rank(row.rank) if row.role == "ranked" else row.role,
-            _md(row.label),
+            escape_markdown(row.label),
             show(row.value),
             within,
             "-" if row.sd is None else show(row.sd),
@@ -206,14 +222,6 @@ def _markdown_board(column: Column) -> list[str]:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-_MARKDOWN_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {s: f"\\{s}" for s in "\\`*_[]|#"}
-
-
-def _md(text: object) -> str:
-    """Foreign text that Markdown shows as it is."""
-    return "".join(_MARKDOWN_SIGNS.get(sign, sign) for sign in plain(text))
 
 
 def to_dict(board: Leaderboard) -> dict[str, Any]:
