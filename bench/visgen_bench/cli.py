@@ -251,14 +251,22 @@ def _print_plan(suite: "Suite", options: "Options", as_json: bool) -> None:
 
 def _run_and_print(suite: "Suite", options: "Options", as_json: bool) -> int:
     """Run, judge the gates, print leaderboard and report; returns the exit code."""
+    from visgen_bench.executors.local import LocalExecutor
     from visgen_bench.plan import plan
     from visgen_bench.running import run
 
-    made = plan(suite, options)
+    with LocalExecutor() as executor:
+        executor.warm_up(preload=not options.fresh)  # it imports torch while this process plans
+        made = plan(suite, options)
+        _announce(made)
+        summary = run(made, say, executor=executor)
+    return _finish(summary, as_json)
+
+
+def _announce(made: "Plan") -> None:
     for plugin, reason in made.presets.broken.items():
         say(f"plug-in {plugin} is broken and left out: {reason}")
     say(f"{made.count('run')} cells to run, {made.count('done')} done already")
-    return _finish(run(made, say), as_json)
 
 
 def _finish(summary: "Summary", as_json: bool, *, only_plan: bool = False) -> int:

@@ -98,7 +98,7 @@ def record_skipped(store: Store, job: Job, reason: str, metrics: Sequence[str]) 
     """Write the rows of a cell that cannot run here: one run, one null row a metric."""
     now = datetime.datetime.now(datetime.UTC)
     run = {**job.run, "status": "skipped", "invalid_reason": reason, "duration_s": 0.0}
-    run |= {"run_id": job.run_id, "started_at": now, "ended_at": now}
+    run |= {"started_at": now, "ended_at": now}
     copied = schema.copies(run)
     rows = [
         {**copied, "cell_key": job.cell_key, "metric": metric, "stat": "value", "phase": "total"}

@@ -11,7 +11,7 @@ import datetime
 import errno
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,9 @@ def run(plan: Plan, say: Say | None = None, *, executor: Executor | None = None)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         if executor is None:
-            executor = stack.enter_context(LocalExecutor(interrupts))
+            executor = stack.enter_context(LocalExecutor())
+        executor.listen(interrupts)
+        stack.callback(executor.listen, None)
         runner = _Runner(plan, store, executor, interrupts, say)
         try:
             runner.run(summary)
@@ -255,6 +257,7 @@ class _Runner:
         run = {
             **self._machine_columns(),
             **one.columns,
+            "run_id": run_id,
             "suite": self.plan.suite.name,
             "cell_key": one.cell_key,
             "spec_key": one.spec_key,
@@ -343,11 +346,3 @@ def _in_this_process(job: Job, journal: journals.Journal) -> Outcome:
         signal=None,
         start_method="in_process",
     )
-
-
-@contextlib.contextmanager
-def warm_executor() -> Iterator[LocalExecutor]:
-    """An executor whose server imports torch while the caller plans."""
-    with LocalExecutor() as executor:
-        executor.warm_up()
-        yield executor

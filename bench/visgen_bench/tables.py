@@ -90,9 +90,12 @@ def _planned_json(cell: PlannedCell) -> dict[str, Any]:
 def summary_lines(summary: Summary) -> list[str]:
     """For stderr after a run: what was skipped, what failed, and the slowest parts."""
     lines = []
+    skipped: dict[str, list[str]] = {}
     for one in summary.having("skipped"):
-        reason = one.recorded.reason if one.recorded else ""
-        lines.append(f"skipped: {one.planned.name}: {reason}")
+        skipped.setdefault(one.recorded.reason if one.recorded else "", []).append(one.planned.name)
+    for reason, names in skipped.items():
+        rest = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
+        lines.append(f"skipped: {names[0]}{rest}: {reason}")
     for one in summary.failed:
         reason = one.recorded.reason if one.recorded else ""
         log = one.recorded.run.get("log_path") if one.recorded else None

@@ -61,6 +61,7 @@ def work(path: Path, *, requested_at: float) -> int:
         status = run_cell(cell, context)
         stop.set()
         beat.join()
+    _leave_ranks(world)
     return EXIT_CODES.get(status, 1)
 
 
@@ -148,6 +149,15 @@ def _use_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     threadpool_limits(limits=threads)
+
+
+def _leave_ranks(world: int) -> None:
+    """End the process group that a runner may have started."""
+    if world > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def threads_per_rank(cell: Cell, threads: int) -> int:

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -34,8 +35,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._arrived)
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._arrived)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,19 +69,23 @@ class LocalExecutor:
 
     def __init__(
         self,
-        interrupts: Interrupts | None = None,
         *,
         on_start: Callable[[int], None] | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
         """`on_start` is called with each worker's process id."""
-        self._interrupts = interrupts
+        self._interrupts: Interrupts | None = None
+        self._busy = False
         self._on_start = on_start
         self._grace_s = grace_s
         self._server: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._ready = False
         self.server_threads: int | None = None
+
+    def listen(self, interrupts: Interrupts | None) -> None:
+        """Wake up for these signals while waiting for a worker."""
+        self._interrupts = interrupts
 
     def warm_up(self, *, preload: bool = True) -> None:
         """Start the server without waiting for it; planning can go on while it imports torch."""
@@ -104,7 +110,7 @@ class LocalExecutor:
             self._ready = message["event"] == "ready"
             self.server_threads = message["threads"]
         killed_before, handled = _oom_kills(), self._signals()
-        requested_at = clock()
+        requested_at, self._busy = clock(), True
         command = [sys.executable, "-m", "visgen_bench.worker", str(journal), str(requested_at)]
         self._ask(
             {
@@ -119,6 +125,7 @@ class LocalExecutor:
         if self._on_start is not None:
             self._on_start(pid)
         ended, status = self._wait(pid, timeout_s, handled)
+        self._busy = False
         code = os.waitstatus_to_exitcode(status)
         return Outcome(
             ended=ended,
@@ -191,11 +198,13 @@ class LocalExecutor:
         """End the server; a worker that is still running is killed by it."""
         if self._server is None:
             return
+        if not self._busy:
+            self._server.kill()  # it may still be importing torch
         for pipe in (self._server.stdin, self._server.stdout):
             if pipe is not None:
                 pipe.close()
         self._server.wait()
-        self._server, self._ready, self._rest = None, False, b""
+        self._server, self._ready, self._busy, self._rest = None, False, False, b""
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Ended = Literal["exit", "timeout", "cancelled"]
 
@@ -29,6 +29,10 @@ class Executor(Protocol):
 
     def run(self, journal: Path, log: Path, *, fresh: bool, timeout_s: float | None) -> Outcome:
         """Run the job that `journal` begins with to its end."""
+        ...
+
+    def listen(self, interrupts: Any) -> None:
+        """Stop the running job when these signals arrive; None: listen no longer."""
         ...
 
     def close(self) -> None:
