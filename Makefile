@@ -26,7 +26,9 @@ unit: $(VENV)/.test
 # Trains the tiny presets from their recipes and writes the weights, hashes and figures to visgen/zoo.
 zoo: $(VENV)/.bench
 	$(BIN)/visgen-bench run learn
-	$(BIN)/python -m visgen_bench.make_zoo
+	$(BIN)/python -m visgen_bench.make_zoo weights results/runs/learn
+	$(BIN)/visgen-bench run quick --only 'quality/*'
+	$(BIN)/python -m visgen_bench.make_zoo figures results/runs/quick
 
 # Two updates of every published recipe at true size and batch 1 on CPU.
 recipes: $(VENV)/.bench

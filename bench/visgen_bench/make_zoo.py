@@ -1,0 +1,100 @@
+"""Writes `visgen/zoo` from results: weights from the suite `learn`, figures from the suite `quick`.
+
+    python -m visgen_bench.make_zoo weights results/runs/learn
+    python -m visgen_bench.make_zoo figures results/runs/quick
+
+Weights are stored as float16; the figures are those of the stored file.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visgen.checkpoints import read, save_weights
+from visgen.zoo.entries import FOLDER, TABLE, ZooEntry, entries
+from visgen_results.reading import read_results
+
+Row = Mapping[str, Any]
+WEIGHTS = "weights.safetensors"
+
+
+def newest_trained(runs: Sequence[Row]) -> dict[str, Row]:
+    """The newest ok train run of every preset."""
+    trained = [run for run in runs if run["kind"] == "train" and run["status"] == "ok"]
+    return {run["model"]: run for run in sorted(trained, key=lambda run: run["ended_at"])}
+
+
+def write_weights(root: Path) -> None:
+    """Store the weights of `root`'s train cells and enter them in the table, without figures."""
+    results = read_results(root)
+    table = dict(entries())
+    for preset, run in sorted(newest_trained(results.runs).items()):
+        tensors, metadata = read(root / run["artifacts_path"] / WEIGHTS)
+        file = f"{preset}.safetensors"
+        about = {"preset": preset, "seed": metadata["seed"], "steps": metadata["step"]}
+        sha256 = save_weights(FOLDER / file, tensors, about, half=True)
+        table[preset] = ZooEntry(
+            name=preset,
+            preset=preset,
+            file=file,
+            sha256=sha256,
+            recipe=f"suite learn, cell_key {run['cell_key']}",
+            seed=int(run["seed"]),
+            data=str(run["dataset"]),
+            steps=int(metadata["step"]),
+            seconds=_number(results.numbers, run["run_id"], "train_seconds"),
+            figures={},
+        )
+    write_table(table)
+
+
+def write_figures(root: Path) -> None:
+    """Enter the mean of every metric over the generation seeds of `root`'s zoo rows."""
+    results = read_results(root)
+    digests = {run["run_id"]: run["weights_sha256"] for run in results.runs}
+    table = dict(entries())
+    for name, entry in table.items():
+        values: dict[str, list[float]] = {}
+        for row in results.numbers:
+            same = digests.get(row["run_id"]) == entry.sha256 and row["kind"] == "quality"
+            if same and row["value"] is not None and row["status"] == "ok":
+                values.setdefault(row["metric"], []).append(row["value"])
+        figures = {metric: statistics.fmean(v) for metric, v in sorted(values.items())}
+        table[name] = ZooEntry(**{**vars(entry), "figures": figures})
+    write_table(table)
+
+
+def write_table(table: Mapping[str, ZooEntry]) -> None:
+    """Write `zoo.toml`."""
+    lines = ["# Written by `make zoo`; the recipes are in the suite `learn`."]
+    for name, entry in sorted(table.items()):
+        fields = {key: value for key, value in vars(entry).items() if key != "name"}
+        figures = fields.pop("figures")
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+        lines += [f"[{name}.figures]", *(f"{key} = {figures[key]:.6g}" for key in figures)]
+    (FOLDER / TABLE).write_text("\n".join(lines) + "\n", "utf-8")
+    entries.cache_clear()
+
+
+def _toml(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else f"{value:.6g}"
+
+
+def _number(rows: Sequence[Row], run_id: str, metric: str) -> float:
+    return next(r["value"] for r in rows if r["run_id"] == run_id and r["metric"] == metric)
+
+
+def main() -> None:
+    """Run one of the two steps."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("step", choices=("weights", "figures"))
+    parser.add_argument("results", type=Path)
+    options = parser.parse_args()
+    {"weights": write_weights, "figures": write_figures}[options.step](options.results)
+
+
+if __name__ == "__main__":
+    main()
