@@ -22,7 +22,9 @@ _WORD = 0xFFFFFFFF
 _ROUNDS = 10
 
 
-def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]):
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32.
 
     Args:
@@ -32,20 +34,20 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor
     Returns:
         Four int64 tensors of 32-bit words.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    shape = torch.broadcast_shapes(*(t.shape for t in (*counter, *key)))
+    c0, c1, c2, c3 = (word.expand(shape) for word in counter)
+    # Both multiplications of a round are one operation on (2, ...): draws are many and small.
+    even, odd = torch.stack((c0, c2)), torch.stack((c3, c1))
+    multipliers = even.new_tensor(_MULTIPLIERS).view(2, *(1,) * len(shape))
+    keys = torch.stack((key[1].expand(shape), key[0].expand(shape)))
+    steps = even.new_tensor(_KEY_STEPS[::-1]).view_as(multipliers)
     for _ in range(_ROUNDS):
-        # An int64 product wraps modulo 2**64, so both 32-bit halves of the unsigned product are in
-        # it.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
-    return c0, c1, c2, c3
+        # An int64 product wraps modulo 2**64, so both halves of the unsigned product are in it.
+        product = even * multipliers
+        even = ((product >> 32) & _WORD) ^ odd ^ keys  # (c2, c0) of the next round
+        even, odd = even.flip(0), (product & _WORD)  # (c0, c2), (c3, c1)
+        keys = (keys + steps) & _WORD
+    return even[0], odd[1], even[1], odd[0]
 
 
 def _stream_words(stream: str) -> tuple[int, int]:
