@@ -8,6 +8,7 @@ that are loaded, and only as plain tensors.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import tempfile
@@ -184,19 +185,32 @@ def _download(file: WeightFile, folder: Path, url: str) -> Path:
 
 
 def _copy_from(url: str, out: io.BufferedIOBase, file: WeightFile) -> None:
+    # One byte more than expected is enough to know that the file is another one.
+    left = file.bytes + 1
+    with _answer(url, file) as answer:
+        while left > 0:
+            try:
+                chunk = answer.read(min(_CHUNK, left))
+            except http.client.IncompleteRead as cut:
+                out.write(cut.partial)  # its hash will say that it is truncated
+                return
+            except OSError as error:
+                raise WeightsOffline(f"{url} broke off ({error}); {_wanted(file)}.") from error
+            if not chunk:
+                return
+            out.write(chunk)
+            left -= len(chunk)
+
+
+def _answer(url: str, file: WeightFile) -> http.client.HTTPResponse:
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            # One byte more than expected is enough to know that the file is another one.
-            left = file.bytes + 1
-            while left > 0 and (chunk := answer.read(min(_CHUNK, left))):
-                out.write(chunk)
-                left -= len(chunk)
+        return urllib.request.urlopen(url, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         raise WeightsMissing(
             f"{url} answered {error.code} {error.reason}; {_wanted(file)}."
         ) from error
-    except OSError as error:  # URLError is one, and so are resets and time-outs
+    except (OSError, http.client.HTTPException) as error:  # refused, no route, time-out, nonsense
         raise WeightsOffline(f"{url} cannot be reached ({error}); {_wanted(file)}.") from error
 
 

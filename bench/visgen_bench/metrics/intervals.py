@@ -15,7 +15,8 @@ def wilson(share: float, trials: int) -> tuple[float, float]:
     scale = 1.0 + _Z**2 / trials
     centre = (share + _Z**2 / (2 * trials)) / scale
     half = _Z / scale * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # At 0 and 1 the bound is the share itself, but for rounding.
+    return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)
 
 
 def student_t(freedom: int) -> float:

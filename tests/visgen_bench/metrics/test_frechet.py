@@ -137,12 +137,12 @@ def test_torch_fidelity_agrees_on_float64_statistics(fidelity: ModuleType) -> No
 
 
 def test_torch_fidelity_agrees_from_features_within_its_float32_mean(fidelity: ModuleType) -> None:
-    sides = [torch.from_numpy(side).float() for side in pair(400, 300, 100)]
+    x, y = (torch.from_numpy(side).float() for side in pair(400, 300, 100))
     theirs = fidelity.fid_statistics_to_metric(
-        *map(fidelity.fid_features_to_statistics, sides), verbose=False
+        *map(fidelity.fid_features_to_statistics, (x, y)), verbose=False
     )[fidelity.KEY_METRIC_FID]
-    ours = frechet_distance_of_features(*sides).value
-    trace = trace_of(*(side.double().numpy() for side in sides))
+    ours = frechet_distance_of_features(x, y).value
+    trace = trace_of(x.double().numpy(), y.double().numpy())
     assert ours == pytest.approx(theirs, abs=1e-6 * trace + 1e-5 * theirs)
 
 
@@ -163,9 +163,9 @@ def test_torchmetrics_agrees_through_an_identity_network() -> None:
     peer = FrechetInceptionDistance(feature=Flatten(), input_img_size=(3, 4, 4))
     peer.update(real, real=True)
     peer.update(fake, real=False)
-    features = [side.flatten(1).double() for side in (real, fake)]
-    ours = frechet_distance_of_features(*features).value
-    trace = trace_of(*(side.numpy() for side in features))
+    x, y = (side.flatten(1).double().numpy() for side in (real, fake))
+    ours = frechet_distance_of_features(x, y).value
+    trace = trace_of(x, y)
     assert ours == pytest.approx(float(peer.compute()), rel=1e-6, abs=1e-9 * trace)
 
 

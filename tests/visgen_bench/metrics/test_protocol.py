@@ -46,7 +46,7 @@ def test_a_proxy_name_takes_any_weights() -> None:
 def test_fvd_refuses_pooled_features_and_short_clips() -> None:
     with pytest.raises(ProtocolError, match="logits"):
         require_video_protocol("fvd", 16, "pool")
-    with pytest.raises(ProtocolError, match="9 frames.*got 8"):
+    with pytest.raises(ProtocolError, match=r"9 frames .*, got 8"):
         require_video_protocol("fvd", 8, "logits")
     require_video_protocol("fvd", 9, "logits")
     require_video_protocol("fvd_lite0_frames", 2, "pooled")
