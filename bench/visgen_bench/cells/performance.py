@@ -141,6 +141,7 @@ def _measure(cell: PerformanceCell, config: Any, report: Report) -> None:
     _utilisation(cell, device, per_sample, rate, report)
     if cell.profile and report.ranks.first:
         profiling.profile(work.call, sync, cell.device_type, report.context.artifacts)
+    report.ranks.leave()
 
 
 def rules_of(cell: PerformanceCell) -> timing.TimingRules:
@@ -169,8 +170,8 @@ def _prepare(cell: PerformanceCell, config: Any, device: str, report: Report) ->
     for metric, seconds in (("model_build", built_s), ("to_device", moved_s)):
         slowest = max(report.ranks.gather(seconds))
         report.metric(metric, slowest, phase="total", timing_method="wall_sync")
-    compiled = workload.compile_networks(model, cell)
-    if compiled:
+    if cell.compile:
+        compiled = workload.compile_networks(model, cell, report.context.state)
         report.context.progress(f"torch.compile: {', '.join(compiled)}")
     sizes = memory.part_sizes(model.networks())
     for part, size in sizes.items():

@@ -6,9 +6,12 @@ images are synthetic bytes: speed does not depend on them.
 """
 
 import dataclasses
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,14 +113,15 @@ def place(model: Any, cell: PerformanceCell, device: str) -> None:
     model.to(device)
 
 
-def compile_networks(model: Any, cell: PerformanceCell) -> tuple[str, ...]:
+def compile_networks(model: Any, cell: PerformanceCell, folder: Path) -> tuple[str, ...]:
     """Compile in place what the phase may compile; the names of these parts.
+
+    The compiler's caches are a new folder below `folder`, so that every compile is a cold one.
 
     In a step only the generator: a discriminator names its noise by the step's number, which
     torch.compile takes for a constant and would compile anew at every step.
     """
-    if not cell.compile:
-        return ()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-", dir=folder)
     parts = [name for name in model.networks() if name == "generator" or cell.phase == "sample"]
     for name in parts:
         model.networks()[name].compile()

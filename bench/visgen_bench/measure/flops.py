@@ -9,12 +9,14 @@ path and LSTM on a CPU as 0. On meta nothing is computed, so the count costs mil
 not depend on values.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from torch.utils.module_tracker import ModuleTracker
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from visgen_kernels import DENSE_FLOPS
 
@@ -33,20 +35,36 @@ class FlopCount:
     by_operator: Mapping[str, int]
 
 
-class _Untracked(ModuleTracker):
-    """Counts for the whole call only.
+class _Counting(TorchDispatchMode):
+    """Adds up the registered formulas of every operator that runs inside.
 
-    Attributing operators to modules needs hooks on every module's gradient, and those fail when the
-    gradient of an input is taken inside a call, as a gradient penalty does.
+    torch's own `FlopCounterMode` also attributes operators to modules, by hooks that fail when the
+    gradient of an input is taken inside the call, as a gradient penalty does.
     """
 
     def __init__(self) -> None:
-        self.parents = {"Global"}
+        super().__init__()
+        self.by_operator: Counter[str] = Counter()
+        self.hidden = 0  # FLOPs of the pairs that masks hide
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Count one operator, or the operators it consists of."""
+        kwargs = kwargs or {}
+        packet = getattr(func, "_overloadpacket", None)
+        if packet not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if packet in flop_registry:
+            count = int(flop_registry[packet](*args, **kwargs, out_val=result))
+            self.by_operator[str(packet)] += count
+            if packet in DENSE_FLOPS:
+                self.hidden += DENSE_FLOPS[packet](*args, **kwargs, out_val=result) - count
+        return result
 
 
 def count_flops(call: Callable[[], object]) -> FlopCount:
@@ -54,26 +72,9 @@ def count_flops(call: Callable[[], object]) -> FlopCount:
 
     Everything that `call` computes has to run inside it, its backward pass included.
     """
-    hidden = [0]
-    formulas = {op: _counting_both(op, dense, hidden) for op, dense in DENSE_FLOPS.items()}
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    counter.mod_tracker = _Untracked()
-    with counter:
+    with _Counting() as counting:
         call()
-    found = counter.get_flop_counts().get("Global", {})
-    by_operator = {str(op): int(number) for op, number in found.items()}
-    flops = sum(by_operator.values())
-    return FlopCount(flops=flops, flops_dense=flops + hidden[0], by_operator=by_operator)
-
-
-def _counting_both(op: Any, dense: Callable[..., int], hidden: list[int]) -> Callable[..., int]:
-    """The registered formula of `op`; what hidden pairs would add goes to `hidden`."""
-    visible = flop_registry[op]
-
-    def formula(*args: Any, **kwargs: Any) -> int:
-        count = visible(*args, **kwargs)
-        hidden[0] += dense(*args, **kwargs) - count
-        return count
-
-    formula._get_raw = True  # type: ignore[attr-defined]  # the counter then passes tensors, not shapes
-    return formula
+    flops = counting.by_operator.total()
+    return FlopCount(
+        flops=flops, flops_dense=flops + counting.hidden, by_operator=dict(counting.by_operator)
+    )
