@@ -17,7 +17,7 @@ import typer
 from visgen_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from visgen_bench.plan import Options
+    from visgen_bench.plan import Options, Plan
     from visgen_bench.running import Summary
     from visgen_bench.suite import Suite
 

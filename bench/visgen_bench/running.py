@@ -9,9 +9,10 @@ tried once more; an error or a lack of memory is not.
 import contextlib
 import datetime
 import errno
+import fcntl
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ def run(plan: Plan, say: Say | None = None, *, executor: Executor | None = None)
     say = say or _silent
     store = Store(plan.options.out)
     prepare_output(plan.options.out)
-    summary = Summary(plan=plan, recovered=recover(store))
-    for one in summary.recovered:
-        say(f"recovered {one.run['model']}: {one.status} ({one.reason or 'its rows were kept'})")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(only_writer(plan.options.out))
+        summary = Summary(plan=plan, recovered=recover(store))
+        for one in summary.recovered:
+            say(f"recovered {one.run['model']}: {one.status} ({one.reason or 'its rows are kept'})")
         interrupts = stack.enter_context(Interrupts())
         if executor is None:
             executor = stack.enter_context(LocalExecutor())
@@ -150,6 +152,26 @@ def prepare_output(root: Path) -> None:
             f"{root}: {free / 2**20:.0f} MiB are free and a run needs {LEAST_FREE_BYTES >> 20}; "
             "free some or give another --out"
         )
+
+
+@contextlib.contextmanager
+def only_writer(root: Path) -> Iterator[None]:
+    """Hold the folder's lock, which dies with this process, so that no cell is run twice at once.
+
+    Raises `OutputError` if another process has it.
+    """
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{root}: another visgen-bench is running into this folder; "
+                "wait for it or give another --out"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 class _Runner:
