@@ -132,7 +132,7 @@ class Leaderboard:
         return to_markdown(self)
 
     def to_text(self, width: int = 100) -> str:
-        """Plain text for a terminal; no line is longer than `width` (at least 60)."""
+        """Plain text for a terminal; no line is longer than `width` (at least 72)."""
         from visgen_results.tables import to_text
 
         return to_text(self, width)

@@ -9,10 +9,11 @@ from typing import Any
 from visgen_results import wording
 from visgen_results.display import escape_markdown, plain, rank
 from visgen_results.leaderboard import PROXY_WARNING, Board, BoardRow, Leaderboard, Missing
-from visgen_results.pivot import Column, Pivot, PivotRow, pivots
+from visgen_results.pivot import Column, Pivot, pivots
 
+SMALLEST_WIDTH = 72
 LABEL_WIDTH = 38
-SMALLEST_WIDTH = 60
+HEADING_WIDTH = 32
 _REFERENCE = " (reference)"
 # a terminal shows the headline numbers; Markdown, JSON and the report have all of them
 _TERMINAL_SPEED = {
@@ -22,7 +23,7 @@ _TERMINAL_SPEED = {
 
 
 def to_text(board: Leaderboard, width: int = 100) -> str:
-    """Plain text of at most `width` columns (at least 60): tables, gates, and what is missing."""
+    """Plain text of at most `width` columns (at least 72): tables, gates, and what is missing."""
     width = max(width, SMALLEST_WIDTH)
     lines: list[str] = []
     for _, tables in itertools.groupby(pivots(board.boards), key=_place):
@@ -76,8 +77,9 @@ def _text_section(tables: Sequence[Pivot], width: int) -> list[str]:
         lines += [*_wrap(heading, width), "=" * min(width, len(heading))]
         if pivot.kind == "quality":
             lines += _wrap(wording.setting(pivot), width)
-        for number, block in enumerate(_blocks(pivot, chosen, width)):
-            lines += ["", *_text_block(pivot, block, with_rank=number == 0)]
+        names = _names(pivot, min(LABEL_WIDTH, width // 2 - 6))
+        for number, block in enumerate(_blocks(pivot, chosen, width - len(names[0]))):
+            lines += ["", *_text_block(pivot, block, names, with_rank=number == 0)]
         lines.append("")
         for warning in pivot.warnings:
             notes[f"* {warning}" if warning == PROXY_WARNING else warning] = None
@@ -109,13 +111,13 @@ def _cell(column: Column, row: BoardRow | None) -> str:
 
 def _heading(column: Column) -> str:
     unit = f" [{column.scale.unit}]" if column.scale.unit else ""
-    return f"{column.heading}{unit}"
+    return plain(f"{column.heading}{unit}", HEADING_WIDTH)
 
 
 def _blocks(pivot: Pivot, chosen: Sequence[int], width: int) -> list[list[int]]:
     """Columns that fit beside each other."""
     blocks: list[list[int]] = [[]]
-    used = start = _label_width(pivot) + 6
+    used = start = 6  # the rank, and the gap after it
     for index in chosen:
         wide = 2 + _width(pivot, index)
         if blocks[-1] and used + wide > width:
@@ -132,31 +134,32 @@ def _width(pivot: Pivot, index: int) -> int:
     return max([len(_heading(column)), *cells])
 
 
-def _label_width(pivot: Pivot) -> int:
-    return min(LABEL_WIDTH, max(len(_row_label(row)) for row in pivot.rows))
+def _names(pivot: Pivot, limit: int) -> list[str]:
+    """Names of all rows, padded to one width; a long one still says that it is a reference."""
+    names = []
+    for row in pivot.rows:
+        mark = _REFERENCE if row.role == "reference" else ""
+        names.append(plain(row.label, limit - len(mark)) + mark)
+    width = max(len(name) for name in names)
+    return [name.ljust(width) for name in names]
 
 
-def _row_label(row: PivotRow) -> str:
-    """The row's name; that it is a reference is said even where the name is too long."""
-    if row.role != "reference":
-        return plain(row.label, LABEL_WIDTH)
-    return plain(row.label, LABEL_WIDTH - len(_REFERENCE)) + _REFERENCE
-
-
-def _text_block(pivot: Pivot, block: Sequence[int], *, with_rank: bool) -> list[str]:
+def _text_block(
+    pivot: Pivot, block: Sequence[int], names: Sequence[str], *, with_rank: bool
+) -> list[str]:
     """Some columns of a table; the rank is that of its first column."""
     widths = [_width(pivot, index) for index in block]
     head = [_heading(pivot.columns[index]) for index in block]
-    grid = [("rank" if with_rank else "", "", head)]
-    for row in pivot.rows:
+    grid = [("rank" if with_rank else "", " " * len(names[0]), head)]
+    for row, name in zip(pivot.rows, names, strict=True):
         cells = [_cell(pivot.columns[index], row.cells[index]) for index in block]
         first = row.cells[block[0]] if block else None
         place = rank(None if first is None else first.rank) if with_rank else ""
-        grid.append((place, _row_label(row), cells))
+        grid.append((place, name, cells))
     lines = []
     for place, name, cells in grid:
         padded = "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
-        lines.append(f"{place:<4}  {name:<{_label_width(pivot)}}{padded}".rstrip())
+        lines.append(f"{place:<4}  {name}{padded}".rstrip())
     return lines
 
 

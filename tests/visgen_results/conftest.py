@@ -40,7 +40,7 @@ class Folder:
         common: dict[str, Any] | None = None,
         **columns: Any,
     ) -> str:
-        """One run; `metrics` is {name: value} or full rows, `common` goes into every one of them."""
+        """One run; `metrics` is {name: value} or full rows, `common` goes into each of them."""
         self.count += 1
         run_id = new_run_id()
         row = {
