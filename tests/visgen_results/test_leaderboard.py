@@ -112,10 +112,10 @@ def test_speed_of_other_groups_is_never_ranked_together(
     folder.machine()
     folder.machine(env_id="newer-torch", torch="2.15.0")
     for model, change in (("a", {}), ("b", difference)):
-        rows = [{"metric": "latency", "value": 1.0, "stat": "p50", "timing_method": "wall_sync"}]
-        columns = {"batch_size": 1} | change
-        rows[0] |= columns.pop("common", {})
-        folder.run(rows, kind="performance", model=model, **columns)
+        columns: dict[str, Any] = {"batch_size": 1} | change
+        row = {"metric": "latency", "value": 1.0, "stat": "p50", "timing_method": "wall_sync"}
+        row |= columns.pop("common", {})
+        folder.run([row], kind="performance", model=model, **columns)
     assert [len(board.rows) for board in leaderboard(folder.root).boards] == [1, 1]
 
 

@@ -90,7 +90,8 @@ def test_pandas_and_duckdb_read_the_folder_without_us(tmp_path: Path) -> None:
     assert frame["kind"].tolist() == ["train"]
     glob = f"{tmp_path}/runs/**/*.parquet"
     sql = f"select kind, run_id from read_parquet('{glob}', union_by_name=true)"
-    assert duckdb.sql(sql).fetchall() == [("train", "007")]
+    with duckdb.connect() as connection:
+        assert connection.execute(sql).fetchall() == [("train", "007")]
 
 
 def test_a_file_is_never_rewritten(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_another_tables_file_is_foreign(tmp_path: Path) -> None:
 def test_files_of_a_newer_schema_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Store(tmp_path).append("runs", [RUN], kind="train", run_id="a")
     metadata = dict(schema.RUNS.metadata) | {b"visgen.schema_version": b"2"}
-    pq.write_table(pq.read_table(path, partitioning=None).replace_schema_metadata(metadata), path)
+    pq.write_table(pq.ParquetFile(path).read().replace_schema_metadata(metadata), path)
     with pytest.warns(ResultFileWarning, match="schema version 2; this visgen reads 1"):
         assert Store(tmp_path).read("runs").num_rows == 0
 
@@ -264,7 +265,7 @@ def test_an_older_file_without_a_later_column_is_read(tmp_path: Path) -> None:
 
 def test_a_column_of_another_type_is_a_problem_not_a_guess(tmp_path: Path) -> None:
     path = Store(tmp_path).append("runs", [RUN], kind="train", run_id="a")
-    content = pq.read_table(path, partitioning=None)
+    content = pq.ParquetFile(path).read()
     at = content.column_names.index("seed")
     text = pa.chunked_array([pa.array(["007"])])
     changed = content.set_column(at, "seed", text).replace_schema_metadata(schema.RUNS.metadata)
