@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.masks import Index
+from visgen_kernels.masks import Index, positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,38 +78,49 @@ def reduce_expanded(expanded: Tensor, size: Sequence[int]) -> Tensor:
     height, width = size
     heads = expanded.shape[0]
     cells = expanded.view(heads, width, 2 * height - 1, width)
-    table = expanded.new_zeros(heads, 2 * height - 1, 2 * width - 1)
-    for x in range(width):
-        table[:, :, width - 1 - x : 2 * width - 1 - x] += cells[:, x]
+    # Rows of length 2w read as rows of length 2w - 1 shift by one each: diagonals become columns.
+    padded = expanded.new_zeros(heads, 2 * height - 1, width, 2 * width)
+    padded[..., :width] = cells.flip(1).transpose(1, 2)
+    skewed = padded.flatten(2)[..., : width * (2 * width - 1)]
+    table = skewed.unflatten(2, (width, 2 * width - 1)).sum(dim=2)
     return table.flip(1, 2).permute(1, 2, 0).reshape(-1, heads).contiguous()
 
 
-def add_tile_rows(
-    out: Tensor, expanded: Tensor, size: Sequence[int], rows: Index, keys: Index
-) -> None:
-    """Write the bias of a tile of queries and keys into out (heads, rows, keys)."""
-    for piece, run in _runs(size, rows, keys):
-        x, cells = run
+def tile_bias(expanded: Tensor, size: Sequence[int], rows: Index, keys: Index) -> Tensor:
+    """The bias of a tile of queries and keys, (heads, rows, keys), contiguous."""
+    height, width = size
+    if isinstance(rows, slice) and isinstance(keys, slice):
+        whole_lines = not (rows.start % width or rows.stop % width)
+        if whole_lines and keys.stop - keys.start == height * width:
+            lines = expanded.unfold(2, height * width, width).transpose(1, 2)
+            y = torch.arange(
+                height - 1 - rows.start // width,
+                height - 1 - rows.stop // width,
+                -1,
+                device=expanded.device,
+            )
+            return lines.index_select(1, y).flatten(1, 2)
+    count = [len(positions(index)) for index in (rows, keys)]
+    out = expanded.new_empty(expanded.shape[0], *count)
+    for piece, x, cells in _runs(size, rows, keys):
         if isinstance(cells, slice):
             out[:, piece] = expanded[:, x, cells]
         else:
             out[:, piece] = expanded[:, x].index_select(-1, cells)
+    return out
 
 
-def reduce_tile_rows(
+def reduce_tile_bias(
     gradient: Tensor, expanded: Tensor, size: Sequence[int], rows: Index, keys: Index
 ) -> None:
-    """Adjoint of `add_tile_rows`: add gradient (heads, rows, keys) into `expanded`."""
-    for piece, run in _runs(size, rows, keys):
-        x, cells = run
+    """Adjoint of `tile_bias`: add gradient (heads, rows, keys) into `expanded`."""
+    for piece, x, cells in _runs(size, rows, keys):
         # Keys of one tile are distinct, so no entry is written twice.
         expanded[:, x, cells] += gradient[:, piece]
 
 
-def _runs(
-    size: Sequence[int], rows: Index, keys: Index
-) -> Iterator[tuple[slice, tuple[slice, Index]]]:
-    """Pieces of the tile's rows that share y_i: (rows of the tile, (x_i, cells of `expanded`))."""
+def _runs(size: Sequence[int], rows: Index, keys: Index) -> Iterator[tuple[slice, slice, Index]]:
+    """Pieces of the tile's rows that share y_i: rows of the tile, x_i, cells of `expanded`."""
     height, width = size
     count, position = 0, 0
     for start, stop in _stretches(rows):
@@ -119,7 +130,7 @@ def _runs(
             length = min(width - x, stop - position)
             base = (height - 1 - y) * width
             cells = _shifted(keys, base)
-            yield slice(count, count + length), (slice(x, x + length), cells)
+            yield slice(count, count + length), slice(x, x + length), cells
             position += length
             count += length
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunked import InputGradients, Needs, softmax_backward
-from visgen_kernels.attention.problem import Call, Chunk, Problem, Scratch, length, put, take
+from visgen_kernels.attention.chunk import Chunk, Scratch, length, put, take
+from visgen_kernels.attention.chunked import softmax_backward
+from visgen_kernels.attention.gradients import InputGradients, Needs
+from visgen_kernels.attention.problem import Call, Problem
 from visgen_kernels.biases import expand_table
 
 
@@ -58,6 +60,7 @@ def double_backward(
     cotangents: Cotangents,
     grad: Tensor,
     out: Tensor,
+    kept: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -67,15 +70,15 @@ def double_backward(
     packed: bool,
 ) -> list[Tensor]:
     """Gradients of grad, q (or packed), k, v, table, key bias: those needed, in this order."""
-    problem = Problem(call, q, k, v)
-    scratch = Scratch(problem)
+    problem = Problem(call, q, k, v, buffers=4, kept=kept)
+    scratch = Scratch(problem.q)
     grads = problem.canonical(grad)
     delta = (grads * problem.canonical(out)).sum(-1, keepdim=True)  # (outer, inner, n_q, 1)
     given = _Cotangents(problem, cotangents)
     results = InputGradients(problem, needs, packed, (q, k, v))
     memory = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=grad.dtype)
-    grad_grads = problem.arrange(problem.zeros_if_partial(memory))
-    for chunk in problem.chunks(buffers=4):
+    grad_grads = problem.arrange(memory)
+    for chunk in problem.chunks():
         _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads, needs_grad)
     first = [problem.join(memory)] if needs_grad else []
     return first + results.finish()
@@ -99,13 +102,13 @@ def _add_chunk(
     u = None if given.q is None else take(given.q, chunk, chunk.rows)
     w = None if given.k is None else take(given.k, chunk, chunk.keys)
     x = None if given.v is None else take(given.v, chunk, chunk.keys)
-    keep = problem.keep(chunk)
+    factors = problem.keep(chunk)
 
-    p = problem.weights(chunk, scratch.scores("p", chunk))
+    p = problem.weights(chunk, scratch)
     n = _score_cotangent(problem, scratch, chunk, given)
     softmax_backward(problem, chunk, n, p)
-    dropped_n = n if keep is None else n * keep
-    dropped_p = p if keep is None else p * keep
+    dropped_n = n if factors is None else n * factors
+    dropped_p = p if factors is None else p * factors
     if needs.v:
         results.v.add(chunk, (dropped_n, g))
     if needs_grad:
@@ -119,8 +122,8 @@ def _add_chunk(
 
     d = scratch.scores("d", chunk)
     torch.bmm(g, v.mT, out=d)
-    if keep is not None:
-        d.mul_(keep)
+    if factors is not None:
+        d.mul_(factors)
     d.sub_(take(delta, chunk, chunk.rows))
     if not problem.finite:
         d.masked_fill_(problem.hidden_scores(chunk), 0.0)
@@ -129,7 +132,7 @@ def _add_chunk(
     if x is not None:
         r = scratch.scores("r", chunk)
         torch.bmm(g, x.mT, out=r)
-        n.addcmul_(r if keep is None else r.mul_(keep), p)
+        n.addcmul_(r if factors is None else r.mul_(factors), p)
     gs = n.addcmul_(p, n.sum(-1, keepdim=True), value=-1.0)
 
     if needs.q:
@@ -151,10 +154,10 @@ def _score_cotangent(
     m = scratch.scores("m", chunk)
     beta = 0.0
     if given.expanded is not None:
-        head = chunk.outer if problem.heads_outer else None
-        tile = problem.bias_tile(chunk.rows, chunk.keys, head, given.expanded)
+        heads = chunk.outer if problem.heads_outer else chunk.inner
+        tile = problem.bias_tile(chunk.rows, chunk.keys, heads, given.expanded)
         if tile is not None:
-            m.copy_(tile.expand_as(m) if problem.heads_outer else tile[chunk.inner])
+            m.view(chunk.shape).copy_(tile)
             beta = 1.0
     scale = problem.call.scale
     if given.q is not None:

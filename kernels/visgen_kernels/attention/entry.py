@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from visgen_kernels.attention.op import attention_op
+from visgen_kernels.attention.problem import keeps_weights
 from visgen_kernels.attention.sdpa import attention_sdpa
 from visgen_kernels.biases import RelativePosition2d
 from visgen_kernels.layouts import Layout, Sequence
@@ -186,7 +187,8 @@ def attention(
     if reason is not None:
         raise ImplementationUnavailable(reason)
     if chosen == "chunked" or q.is_meta:
-        out, lse = attention_op(
+        keep = _needs_gradient(q, k, v, bias, key_bias) and _keeps(q, k, v, layout, mask)
+        out, lse, _ = attention_op(
             q,
             k,
             v,
@@ -202,6 +204,7 @@ def attention(
             factor,
             dropout,
             return_lse,
+            keep,
             chosen,
         )
         return (out, lse) if return_lse else out
@@ -233,6 +236,24 @@ def attention(
         seed=seed,
     )
     return (out, lse.detach()) if return_lse else out
+
+
+def _needs_gradient(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: RelativePosition2d | None,
+    key_bias: Tensor | None,
+) -> bool:
+    tensors = (q, k, v, None if bias is None else bias.table, key_bias)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def _keeps(q: Tensor, k: Tensor | None, v: Tensor | None, layout: Layout, mask: Mask) -> bool:
+    if k is None or v is None:
+        shape = (*q.shape[:-3], *q.shape[-2:])
+        return keeps_weights(layout, mask, shape, shape, q.shape[-1])
+    return keeps_weights(layout, mask, q.shape, k.shape, v.shape[-1])
 
 
 def _check_tensors(q: Tensor, k: Tensor | None, v: Tensor | None) -> None:

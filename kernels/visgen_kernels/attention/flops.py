@@ -2,7 +2,8 @@
 
 A product of (n, d) with (d, m) counts 2 n m d. What counts is the visible (query, key) pairs:
 hidden ones need not be computed; the dense figure counts every pair. Exponentials, sums and biases
-are left out, as is usual. With d the head dimension of q and k, d_v that of v, per pair and head:
+are left out, as is usual; Q K^T counts in every direction, whether or not it is computed again.
+With d the head dimension of q and k, d_v that of v, per pair and head:
 
     forward           2 (d + d_v)              Q K^T, P V
     backward          2 (3 d + 2 d_v)          Q K^T, G V^T, P^T G, dS K, dS^T Q
@@ -87,15 +88,17 @@ def _forward(dense: bool, *inputs: Any) -> int:
     return 2 * pairs * (d + d_v)
 
 
-def _backward(dense: bool, grad: Any, out: Any, lse: Any, *rest: Any) -> int:
-    *inputs, wanted = rest
+def _backward(dense: bool, *arguments: Any) -> int:
+    _, _, _, _, *inputs, wanted = arguments
     pairs, d, d_v = _pairs_and_dims(inputs, dense)
     q, k, v, bias = _unpacked(wanted, inputs[1] is None)
     scores = q or k or bias
     return 2 * pairs * (d * (1 + q + k) + d_v * (v + scores))
 
 
-def _double_backward(dense: bool, _: Any, grad: Any, out: Any, lse: Any, *rest: Any) -> int:
+def _double_backward(
+    dense: bool, _: Any, grad: Any, out: Any, lse: Any, kept: Any, *rest: Any
+) -> int:
     *inputs, given, wanted = rest
     pairs, d, d_v = _pairs_and_dims(inputs, dense)
     packed = inputs[1] is None

@@ -18,18 +18,18 @@ from visgen_kernels import layouts, masks
 from visgen_kernels.attention import chunked, chunked_double
 from visgen_kernels.attention.chunked import Needs
 from visgen_kernels.attention.chunked_double import Cotangents
-from visgen_kernels.attention.problem import Call
+from visgen_kernels.attention.problem import Call, Geometry
 
 # Arguments shared by the three operators, in the schema's order. What may have a gradient is first.
 _INPUTS = (
     "Tensor q, Tensor? k, Tensor? v, Tensor? table, Tensor? key_bias, Tensor? key_lengths, "
     "Tensor? block_offsets, Tensor? block_columns, Tensor? seed, SymInt[] layout, SymInt[] mask, "
-    "SymInt[] bias, float scale, float dropout, bool with_lse, str implementation"
+    "SymInt[] bias, float scale, float dropout, bool with_lse, bool keep, str implementation"
 )
-_COUNT = 16
+_COUNT = 17
 _DIFFERENTIABLE = 5  # q, k, v, table, key_bias
 
-_Inputs = tuple[Any, ...]  # the sixteen arguments above
+_Inputs = tuple[Any, ...]  # the seventeen arguments above
 
 
 def _call(inputs: _Inputs) -> tuple[Call, Tensor, Tensor, Tensor, bool]:
@@ -61,31 +61,42 @@ def _unpack(wanted: Sequence[bool], packed: bool) -> list[bool]:
     return [wanted[0]] * 3 + list(wanted[3:]) if packed else list(wanted)
 
 
-def _attention(*inputs: Any) -> tuple[Tensor, Tensor]:
+def _attention(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     call, q, k, v, _ = _call(inputs)
     with torch.no_grad():
-        return chunked.forward(call, q, k, v, inputs[14])
+        return chunked.forward(call, q, k, v, with_lse=inputs[14], keep=inputs[15])
 
 
-def _attention_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
-    q, _, v = inputs[:3]
-    shape = (*q.shape[:-3], *q.shape[-2:]) if v is None else (*q.shape[:-1], v.shape[-1])
-    lse = shape[:-1] if inputs[14] else (0,)
-    return q.new_empty(shape), q.new_empty(lse, dtype=_compute_dtype(q))
+def _attention_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = inputs[:3]
+    if k is None or v is None:
+        shape = k_shape = (*q.shape[:-3], *q.shape[-2:])
+        out = q.new_empty(shape)
+    else:
+        shape, k_shape = q.shape, k.shape
+        out = q.new_empty((*shape[:-1], v.shape[-1]))
+    dtype = _compute_dtype(q)
+    lse = q.new_empty(out.shape[:-1] if inputs[14] else (0,), dtype=dtype)
+    scores = Geometry(layouts.decode(inputs[9]), shape, k_shape).scores if inputs[15] else (0,)
+    return out, lse, q.new_empty(scores, dtype=dtype)
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-def _backward(grad: Tensor, out: Tensor, lse: Tensor, *rest: Any) -> list[Tensor]:
+def _backward(grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any) -> list[Tensor]:
     *inputs, wanted = rest
     call, q, k, v, packed = _call(tuple(inputs))
     with torch.no_grad():
-        return chunked.backward(call, grad, q, k, v, _needs(_unpack(wanted, packed)), packed)
+        return chunked.backward(
+            call, grad, kept, q, k, v, needs=_needs(_unpack(wanted, packed)), packed=packed
+        )
 
 
-def _backward_fake(grad: Tensor, out: Tensor, lse: Tensor, *rest: Any) -> list[Tensor]:
+def _backward_fake(
+    grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any
+) -> list[Tensor]:
     *inputs, wanted = rest
     return _like(inputs[:_DIFFERENTIABLE], wanted)
 
@@ -99,7 +110,7 @@ def _like(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tens
 
 
 def _double_backward(
-    cotangents: list[Tensor], grad: Tensor, out: Tensor, lse: Tensor, *rest: Any
+    cotangents: list[Tensor], grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any
 ) -> list[Tensor]:
     *inputs, given, wanted = rest
     call, q, k, v, packed = _call(tuple(inputs))
@@ -113,6 +124,7 @@ def _double_backward(
             Cotangents(*parts),
             grad,
             out,
+            kept,
             q,
             k,
             v,
@@ -123,7 +135,7 @@ def _double_backward(
 
 
 def _double_backward_fake(
-    cotangents: list[Tensor], grad: Tensor, out: Tensor, lse: Tensor, *rest: Any
+    cotangents: list[Tensor], grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any
 ) -> list[Tensor]:
     *inputs, _, wanted = rest
     return _like([grad, *inputs[:_DIFFERENTIABLE]], wanted)
@@ -143,45 +155,51 @@ def _load(ctx: Any, more: int) -> tuple[tuple[Tensor, ...], _Inputs]:
     return first, (*tensors, *ctx.rest)
 
 
-def _setup_attention(ctx: Any, inputs: _Inputs, output: tuple[Tensor, Tensor]) -> None:
-    out, lse = output
-    _save(ctx, inputs, out, lse)
-    ctx.mark_non_differentiable(lse)
+def _setup_attention(ctx: Any, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _save(ctx, inputs, *output)
+    ctx.mark_non_differentiable(*output[1:])
     # The second backward reaches this node too, with no gradient: zeros would cost a whole pass.
     ctx.set_materialize_grads(False)
 
 
-def _differentiate_attention(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    (out, lse), inputs = _load(ctx, 2)
+def _differentiate_attention(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    (out, lse, kept), inputs = _load(ctx, 3)
     wanted = list(ctx.needs_input_grad[:_DIFFERENTIABLE])
     if grad is None or not any(wanted):
         return (None,) * _COUNT
-    results = iter(_backward_op(grad, out, lse, *inputs, wanted))
+    results = iter(_backward_op(grad, out, lse, kept, *inputs, wanted))
     gradients = [next(results) if flag else None for flag in wanted]
     return (*gradients, *(None,) * (_COUNT - _DIFFERENTIABLE))
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    grad, out, lse, *rest = inputs
+    grad, out, lse, kept, *rest = inputs
     *shared, ctx.wanted = rest
-    _save(ctx, tuple(shared), grad, out, lse)
+    _save(ctx, tuple(shared), grad, out, lse, kept)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[Any, ...]:
-    (grad, out, lse), inputs = _load(ctx, 3)
+    (grad, out, lse, kept), inputs = _load(ctx, 4)
     needed = ctx.needs_input_grad
-    # grad, (out and lse count as functions of the inputs), q, k, v, table, key_bias
-    wanted = [needed[0], *needed[3 : 3 + _DIFFERENTIABLE]]
+    # grad, (out, lse and kept count as functions of the inputs), q, k, v, table, key_bias
+    wanted = [needed[0], *needed[4 : 4 + _DIFFERENTIABLE]]
     pieces = iter(cotangents)
     parts = [next(pieces) if flag else None for flag in ctx.wanted]
     given = [x is not None for x in parts]
     present = [x for x in parts if x is not None]
     gradients: list[Tensor | None] = [None] * len(wanted)
     if present and any(wanted):
-        results = iter(_double_backward_op(present, grad, out, lse, *inputs, given, wanted))
+        results = iter(_double_backward_op(present, grad, out, lse, kept, *inputs, given, wanted))
         gradients = [next(results) if flag else None for flag in wanted]
-    return (gradients[0], None, None, *gradients[1:], *(None,) * (_COUNT - _DIFFERENTIABLE + 1))
+    return (
+        gradients[0],
+        None,
+        None,
+        None,
+        *gradients[1:],
+        *(None,) * (_COUNT - _DIFFERENTIABLE + 1),
+    )
 
 
 def _setup_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None: ...
@@ -195,13 +213,14 @@ def _no_third_derivative(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any,
 
 
 _LIBRARY = torch.library.Library("visgen", "FRAGMENT")
-_LIBRARY.define(f"attention({_INPUTS}) -> (Tensor out, Tensor lse)")
+_LIBRARY.define(f"attention({_INPUTS}) -> (Tensor out, Tensor lse, Tensor kept)")
 _LIBRARY.define(
-    f"attention_backward(Tensor grad, Tensor out, Tensor lse, {_INPUTS}, bool[] wanted) -> Tensor[]"
+    "attention_backward(Tensor grad, Tensor out, Tensor lse, Tensor kept, "
+    f"{_INPUTS}, bool[] wanted) -> Tensor[]"
 )
 _LIBRARY.define(
     "attention_double_backward(Tensor[] cotangents, Tensor grad, Tensor out, Tensor lse, "
-    f"{_INPUTS}, bool[] given, bool[] wanted) -> Tensor[]"
+    f"Tensor kept, {_INPUTS}, bool[] given, bool[] wanted) -> Tensor[]"
 )
 for _name, _kernel, _fake in (
     ("attention", _attention, _attention_fake),

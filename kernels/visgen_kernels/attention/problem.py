@@ -7,21 +7,24 @@ need no copy at all, because for a fixed head (or a fixed sequence) the rest has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
 
 import torch
 from torch import Tensor
 
-from visgen_kernels.biases import add_tile_rows, expand_table
+from visgen_kernels.attention.chunk import Chunk, Scratch, equal_parts, items, length, select, take
+from visgen_kernels.biases import expand_table, tile_bias
 from visgen_kernels.dropout import keep_factors
 from visgen_kernels.layouts import Layout
-from visgen_kernels.masks import Full, Index, Mask, positions
+from visgen_kernels.masks import Causal, Full, Index, Mask, positions
 
-# Scores of one chunk, in elements. 2 MB of float32 measured best on two cores with 512 kB of L2
-# each and 32 MB of L3 (kernels/benchmarks/attention_cpu.py --chunk).
+# Scores of one chunk: 2 MB of float32, which the caches of common CPUs hold.
 CHUNK_SCORES = 512 * 1024
+# Up to so many numbers in q, a copy that merges heads and sequences into one batch is cheaper than
+# a loop over heads: the copy costs about 0.3 ns a number, a turn of the loop about 40 us.
+_MERGED_INPUTS = 128 * 1024
+_KEPT_PER_INPUT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,76 +42,96 @@ class Call:
     dropout: float
 
 
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """A piece of the scores: (items, rows, keys) of one outer index."""
+class Geometry:
+    """Sizes of a call: scores are (outer, inner, n_q, n_k)."""
 
-    outer: int
-    inner: slice
-    rows: Index
-    keys: Index
-    hidden: Tensor | None  # (rows, keys) bool, true where the mask hides
-    bias: Tensor | None  # (1 or items, rows, keys)
-    last_of_tile: bool  # no further chunk of this outer index has these rows
-    first_of_tile: bool
+    def __init__(self, layout: Layout, q: Sequence[int], k: Sequence[int]) -> None:
+        """q, k: shapes (b, *grid, h, d)."""
+        self.heads = q[-2]
+        self.sequences = q[0] * layout.sequences(q[1:-2])
+        self.n_q, self.n_k = layout.length(q[1:-2]), layout.length(k[1:-2])
+        self.heads_outer = self.sequences >= self.heads
+        self.outer, self.inner = self.heads, self.sequences
+        if not self.heads_outer:
+            self.outer, self.inner = self.sequences, self.heads
 
     @property
-    def items(self) -> int:
-        return self.inner.stop - self.inner.start
+    def scores(self) -> tuple[int, int, int, int]:
+        """The shape of all scores."""
+        return self.outer, self.inner, self.n_q, self.n_k
 
 
-class Problem:
+def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int], d_v: int) -> bool:
+    """Are the softmax weights kept for the backward pass instead of computed again?
+
+    Only where that is no matter of memory: all weights of the call fit into one chunk, or are
+    together at most twice as large as q, k and v. So memory stays linear in the number of tokens,
+    and short sequences are spared a quarter of the backward's products and its exponentials.
+    """
+    if not isinstance(mask, Full | Causal):
+        return False
+    sizes = Geometry(layout, q, k)
+    batch = sizes.sequences * sizes.heads
+    inputs = batch * (sizes.n_q * q[-1] + sizes.n_k * (q[-1] + d_v))
+    square = sizes.n_q * sizes.n_k
+    return square <= CHUNK_SCORES and batch * square <= max(CHUNK_SCORES, _KEPT_PER_INPUT * inputs)
+
+
+class Problem(Geometry):
     """Canonical tensors and the chunks that cover all scores.
 
-    q (outer, inner, n_q, d), k and v (outer, inner, n_k, d or d_v), float32 or float64.
+    q (outer, inner, n_q, d), k and v (outer, inner, n_k, d or d_v), float32 or float64. `kept` are
+    the weights of the forward pass (outer, inner, n_q, n_k), empty if they are computed again.
     """
 
-    def __init__(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> None:
+    def __init__(
+        self, call: Call, q: Tensor, k: Tensor, v: Tensor, *, buffers: int, kept: Tensor
+    ) -> None:
+        """buffers: how many arrays of a chunk's size are alive at a time."""
+        super().__init__(call.layout, q.shape, k.shape)
         self.call = call
         self.axes = q.ndim - 3
-        self.batch, self.grid = q.shape[0], q.shape[1:-2]
-        self.key_grid = k.shape[1:-2]
+        self.batch, self.grid, self.key_grid = q.shape[0], q.shape[1:-2], k.shape[1:-2]
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        self.heads = q.shape[-2]
-        self.sequences = self.batch * call.layout.sequences(self.grid)
-        self.heads_outer = self.sequences >= self.heads
-        self.q, self.k, self.v = (self.canonical(x) for x in (q, k, v))
-        self.outer, self.inner, self.n_q = self.q.shape[:3]
-        self.n_k = self.k.shape[2]
+        self.budget = CHUNK_SCORES // buffers
+        self.group = 1  # outer indices that are one batch together with the inner ones
+        if q.numel() <= _MERGED_INPUTS:
+            self.group = max(1, self.budget // max(1, self.inner * self.n_q * self.n_k))
+        self.q, self.k, self.v = self.canonical(q), self.canonical(k), self.canonical(v)
+        self.kept = kept if kept.ndim == 4 else None
         self.shift = self._key_shift(q.device)
         self.guarded = self.shift is not None or not isinstance(call.mask, Full)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
         self.finite = not self.guarded or _all_finite(self.k, self.v)
-        self.expanded = self._expand(call.table)
-
-    def _expand(self, table: Tensor | None) -> Tensor | None:
-        if table is None or self.call.size is None:
-            return None
-        return expand_table(table, self.call.size, self.dtype)
+        self.expanded = None
+        if call.table is not None and call.size is not None:
+            self.expanded = expand_table(call.table, call.size, self.dtype)
 
     def canonical(self, x: Tensor) -> Tensor:
         """(b, *grid, h, d) -> (outer, inner, n, d) in the compute dtype; a view where possible."""
-        split = self.call.layout.split(x.to(self.dtype), self.axes)
-        if split.stride(-1) != 1:
-            split = split.contiguous()
-        return self.arrange(split)
+        arranged = self.arrange(self.call.layout.split(x.to(self.dtype), self.axes))
+        if self.group > 1 or arranged.stride(-1) != 1:
+            return arranged.contiguous()
+        return arranged
 
     def arrange(self, split: Tensor) -> Tensor:
         """(sequences, n, heads, ...) -> (outer, inner, n, ...), a view."""
         return split.movedim(2, 0) if self.heads_outer else split.transpose(1, 2)
 
     def empty(self, n: int, *rest: int, dtype: torch.dtype | None = None) -> Tensor:
-        """New memory (sequences, n, *rest), to be written through `arrange` and then joined."""
-        return self.q.new_empty((self.sequences, n, *rest), dtype=dtype or self.dtype)
+        """New memory (sequences, n, *rest), to be written through `arrange` and then joined.
+
+        It is zero where a mask may leave rows without any chunk.
+        """
+        shape = (self.sequences, n, *rest)
+        if self.guarded or not (self.n_q and self.n_k):
+            return self.q.new_zeros(shape, dtype=dtype or self.dtype)
+        return self.q.new_empty(shape, dtype=dtype or self.dtype)
 
     def join(self, x: Tensor, *, of_keys: bool = False) -> Tensor:
         """(sequences, n, *rest) -> (b, *grid, *rest), contiguous."""
         grid = self.key_grid if of_keys else self.grid
         return self.call.layout.join(x, self.batch, grid).contiguous()
-
-    def zeros_if_partial(self, x: Tensor, value: float = 0.0) -> Tensor:
-        """Fill x where a mask may leave rows without any chunk; else its content is overwritten."""
-        return x.fill_(value) if self.guarded or not (self.n_q and self.n_k) else x
 
     def _key_shift(self, device: torch.device) -> Tensor | None:
         """What every query adds to the score of a key, -inf hides: (outer, inner, 1, n_k)."""
@@ -126,52 +149,60 @@ class Problem:
             shift = base.masked_fill(beyond, -torch.inf)
         return shift
 
-    def chunks(self, buffers: int) -> Iterator[Chunk]:
-        """All chunks, tile by tile; `buffers` score-sized arrays are alive at a time."""
-        scores = CHUNK_SCORES // buffers
-        if self.n_q * self.n_k <= scores:
-            rows, items = self.n_q, max(1, scores // max(1, self.n_q * self.n_k))
-        else:
-            rows, items = max(16, scores // self.n_k), 1
-        steps = max(1, ceil(self.inner / items))
-        items = max(1, ceil(self.inner / steps))  # equal parts
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks, tile by tile: within a tile outer by outer, within that inner by inner."""
+        square = self.n_q * self.n_k
+        rows = self.n_q if square <= self.budget else max(16, self.budget // self.n_k)
+        most = self.inner if self.group > 1 else max(1, self.budget // max(1, rows * self.n_k))
+        inners, outers = equal_parts(self.inner, most), equal_parts(self.outer, self.group)
         for tile in self.call.mask.tiles(self.n_q, self.n_k, max(1, rows)):
-            if not length(tile.keys):  # nothing visible: the results were set to zero beforehand
+            count = length(tile.rows) * length(tile.keys)
+            if not count:  # nothing visible: the results were zero from the start
                 continue
             hidden = None if tile.whole else self._hidden(tile.rows, tile.keys)
-            shared = None if self.heads_outer else self.bias_tile(tile.rows, tile.keys)
-            for outer in range(self.outer):
-                bias = self.bias_tile(tile.rows, tile.keys, outer) if self.heads_outer else shared
-                for start in range(0, self.inner, items):
-                    inner = slice(start, min(start + items, self.inner))
-                    part = bias if bias is None or self.heads_outer else bias[inner]
-                    last = inner.stop == self.inner
-                    yield Chunk(outer, inner, tile.rows, tile.keys, hidden, part, last, start == 0)
+            # The bias of all heads at once, unless that is more than a chunk.
+            at_once = not self.heads_outer or self.heads * count <= self.budget
+            shared = self.bias_tile(tile.rows, tile.keys) if at_once else None
+            for outer in outers:
+                together = slice(0, self.outer) if at_once else outer
+                if not at_once:
+                    shared = self.bias_tile(tile.rows, tile.keys, outer)
+                for inner in inners:
+                    bias = shared
+                    if shared is not None and not self.heads_outer:
+                        bias = shared[:, inner]
+                    elif shared is not None and at_once:
+                        bias = shared[outer]
+                    last = inner.stop == self.inner and outer.stop == together.stop
+                    yield Chunk(outer, inner, tile.rows, tile.keys, hidden, bias, together, last)
 
     def bias_tile(
-        self, rows: Index, keys: Index, head: int | None = None, expanded: Tensor | None = None
+        self, rows: Index, keys: Index, heads: slice | None = None, expanded: Tensor | None = None
     ) -> Tensor | None:
-        """Bias of a tile, (heads, rows, keys), or (1, rows, keys) of one head; or None."""
+        """Bias of a tile, broadcasting with (outer, inner, rows, keys); None without a bias."""
         expanded = self.expanded if expanded is None else expanded
         if expanded is None or self.call.size is None:
             return None
-        if head is not None:
-            expanded = expanded[head : head + 1]
-        out = expanded.new_empty(expanded.shape[0], length(rows), length(keys))
-        add_tile_rows(out, expanded, self.call.size, rows, keys)
-        return out
+        tile = tile_bias(expanded if heads is None else expanded[heads], self.call.size, rows, keys)
+        return tile[:, None] if self.heads_outer else tile[None]
 
     def _hidden(self, rows: Index, keys: Index) -> Tensor:
         i = positions(rows)[:, None] + self.n_k - self.n_q
         return self.call.mask.visible(i, positions(keys)[None]).logical_not_().to(self.q.device)
 
-    def weights(self, chunk: Chunk, out: Tensor, lse: Tensor | None = None) -> Tensor:
+    def weights(self, chunk: Chunk, scratch: Scratch) -> Tensor:
+        """Softmax weights of a chunk (items, rows, keys): the kept ones, or computed. Read only."""
+        if self.kept is None:
+            return self.softmax(chunk, scratch.scores("weights", chunk))
+        return select(take(self.kept, chunk, chunk.rows), chunk.keys, 2)
+
+    def softmax(self, chunk: Chunk, out: Tensor, lse: Tensor | None = None) -> Tensor:
         """Softmax of the chunk's scores, in `out`; writes log-sum-exp into lse (items, rows)."""
         q = take(self.q, chunk, chunk.rows)
         k = take(self.k, chunk, chunk.keys)
         shift = self.chunk_shift(chunk)
         if chunk.bias is not None:
-            out.copy_(chunk.bias.expand_as(out))
+            out.view(chunk.shape).copy_(chunk.bias)
         beta = 0.0 if chunk.bias is None else 1.0
         torch.baddbmm(out, q, k.mT, beta=beta, alpha=self.call.scale, out=out)
         if shift is not None:
@@ -197,7 +228,7 @@ class Problem:
 
     def key_part(self, x: Tensor, chunk: Chunk) -> Tensor:
         """The chunk's part of x (outer, inner, 1, n_k) -> (items, 1, keys)."""
-        return _select(x[chunk.outer, chunk.inner], chunk.keys, -1)
+        return select(items(x, chunk), chunk.keys, 2)
 
     def hidden_scores(self, chunk: Chunk) -> Tensor:
         """(items or 1, rows or 1, keys) bool: hidden by mask, key bias or key length."""
@@ -225,12 +256,12 @@ class Problem:
             return None
         if self.call.seed is None:
             raise ValueError("dropout > 0 wants a seed (an int64 tensor of one element).")
-        items = torch.arange(chunk.inner.start, chunk.inner.stop)
-        numbers = (
-            items * self.heads + chunk.outer
-            if self.heads_outer
-            else items + chunk.outer * self.heads
-        )
+        outer = torch.arange(chunk.outer.start, chunk.outer.stop)[:, None]
+        inner = torch.arange(chunk.inner.start, chunk.inner.stop)
+        if self.heads_outer:
+            numbers = (inner * self.heads + outer).flatten()
+        else:
+            numbers = (outer * self.heads + inner).flatten()
         rows, keys = positions(chunk.rows), positions(chunk.keys)
         device = self.q.device
         return keep_factors(
@@ -241,53 +272,6 @@ class Problem:
             self.call.dropout,
             self.dtype,
         )
-
-
-class Scratch:
-    """Named memory that is reused from chunk to chunk."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.memory: dict[str, Tensor] = {}
-
-    def array(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised array; the same name gives the same memory."""
-        count = prod(shape)
-        memory = self.memory.get(name)
-        if memory is None or memory.numel() < count:
-            memory = self.memory[name] = self.problem.q.new_empty(count)
-        return memory[:count].view(shape)
-
-    def scores(self, name: str, chunk: Chunk) -> Tensor:
-        """An uninitialised (items, rows, keys) array."""
-        return self.array(name, chunk.items, length(chunk.rows), length(chunk.keys))
-
-
-def take(x: Tensor, chunk: Chunk, index: Index) -> Tensor:
-    """The chunk's part of x (outer, inner, n, d) -> (items, length of index, d)."""
-    return _select(x[chunk.outer, chunk.inner], index, 1)
-
-
-def put(x: Tensor, chunk: Chunk, index: Index, value: Tensor, scale: float = 1.0) -> None:
-    """Write scale * value (items, length of index, d) into the chunk's part of x."""
-    part = x[chunk.outer, chunk.inner]
-    if not isinstance(index, slice):
-        part[:, index] = (value * scale).to(x.dtype)
-    elif scale == 1.0:
-        part[:, index].copy_(value)
-    else:
-        torch.mul(value, scale, out=part[:, index])
-
-
-def length(index: Index) -> int:
-    """How many rows or keys an index stands for."""
-    return index.stop - index.start if isinstance(index, slice) else len(index)
-
-
-def _select(x: Tensor, index: Index, dim: int) -> Tensor:
-    if isinstance(index, slice):
-        return x.narrow(dim, index.start, index.stop - index.start)
-    return x.index_select(dim, index.to(x.device))
 
 
 def _all_finite(*tensors: Tensor) -> bool:
