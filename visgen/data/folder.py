@@ -85,8 +85,14 @@ class FolderPictures:
     size: tuple[int, int] | None
 
     def read(self, indices: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Return uint8 (n, 3, h, w); raises DataError for a file that changed since opening."""
+        """Return uint8 (n, 3, h, w); raises DataError for a file that changed since opening.
+
+        A single picture needs no size: it comes as it is stored.
+        """
         size = size or self.size
+        if size is None and len(indices) == 1:
+            pixels = np.asarray(self._decode(int(indices[0])).pixels)
+            return torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
         if size is None:
             raise DataError(f"the pictures in {self.folder} differ in size; say which to give.")
         images = np.empty((len(indices), 3, *size), dtype=np.uint8)

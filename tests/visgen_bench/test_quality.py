@@ -1,0 +1,236 @@
+"""Quality cells: references first, seeds by index, ranks and chunks that change nothing."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visgen.data import open_data
+from visgen.seeds import sample_seeds
+from visgen_bench.cell import QualityCell
+from visgen_bench.cells import splits
+from visgen_bench.cells.grid import save_sheet, sheet
+from visgen_bench.cells.quality import run_quality
+from visgen_bench.context import Context, Records, Unavailable
+from visgen_results.rows import to_rows
+from visgen_results.store import Store
+
+CACHE = Path("cache") / "reference"
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the test digits, computed once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("references")
+    score(folder, metrics=FD, samples=2)
+    return folder / CACHE
+
+
+@pytest.fixture
+def root(tmp_path: Path, references: Path) -> Path:
+    """A result folder that has the statistics of the test digits."""
+    (tmp_path / CACHE).parent.mkdir(parents=True)
+    (tmp_path / CACHE).symlink_to(references)
+    return tmp_path
+
+
+def score(folder: Path, **fields: Any) -> dict[str, dict[str, Any]]:
+    """Rows by metric, of a cell that runs in this process."""
+    limit, key = fields.pop("limit", None), fields.pop("key", "key")
+    given = {"data": "digits:8", "samples": 30, "metrics": ("copy_share",), **fields}
+    if "images" not in given:
+        given = {"model": "pca20-gaussian", "weights": "fit", **given}
+    cell = QualityCell(**given)
+    records = Records()
+    context = Context(root=folder, spec_key=key, sink=records, limit=limit, offline=True)
+    run_quality(cell, context)
+    rows = [record["row"] for record in records.records if "row" in record]
+    return {row["metric"]: row for row in rows if row["metric"] != "params"}
+
+
+FD = ("fd_lite0", "kid_lite0", "precision", "digit_classes", "copy_share")
+
+
+def test_a_row_carries_everything_that_defines_its_number(root: Path) -> None:
+    rows = score(root, metrics=FD)
+    row = rows["fd_lite0"]
+    assert (row["n"], row["n_ref"], row["protocol"]) == (30, 360, "fd_lite0-v1")
+    assert len(row["extractor_sha256"]) == 64
+    assert row["ref_stats_sha256"]
+    assert row["comparable"] is False, "a proxy is never comparable elsewhere"
+    assert row["ci_low"] is None, "a bootstrap interval of a Frechet distance would be a lie"
+    assert rows["precision"]["ci_low"] < rows["precision"]["value"]
+    assert set(rows) == set(FD)
+
+
+def test_batch_and_chunk_do_not_change_the_numbers(root: Path) -> None:
+    whole = score(root, key="a", metrics=FD, batch=30, chunk=500)
+    parts = score(root, key="b", metrics=FD, batch=7, chunk=11)
+    for metric in FD:
+        # float32 convolutions depend on the batch in their last bits (metrics.md, M4)
+        assert parts[metric]["value"] == pytest.approx(whole[metric]["value"], rel=1e-5)
+
+
+def test_real_training_images_are_all_copies_and_near_the_test_images(root: Path) -> None:
+    rows = score(root, model="real-images", metrics=("copy_share", "digit_classes"))
+    assert rows["copy_share"]["value"] == 1.0
+    assert rows["digit_classes"]["value"] >= 9, "thirty draws of ten classes"
+
+
+def test_the_sheets_show_the_first_samples_and_the_reference(root: Path) -> None:
+    score(root, model="real-images", samples=70, batch=9)
+    folder = root / "artifacts" / "key"
+    data = open_data("digits:8")
+    expected = sheet(list(data.images(data.split("test")[:64])))
+    assert torch.equal(_read(folder / "reference.png"), expected)
+    from visgen.baselines.statistical import PRESETS
+
+    model = PRESETS["real-images"].fit(data.images(data.split("train")), run_seed=0)
+    drawn = model.generate(sample_seeds(0, torch.arange(64)))
+    assert torch.equal(_read(folder / "samples.png"), sheet(list(drawn)))
+
+
+def _read(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+def test_small_pictures_are_enlarged_pixel_by_pixel(tmp_path: Path) -> None:
+    picture = torch.arange(12, dtype=torch.uint8).view(3, 2, 2) * 20
+    page = sheet([picture])
+    assert page.shape == (3, 48 + 4, 8 * 50 + 2)
+    assert (page[:, 2:26, 2:26] == picture[:, :1, :1]).all()
+    with pytest.raises(ValueError, match="at least one"):
+        sheet([])
+    save_sheet(tmp_path / "p.png", [picture] * 65)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_a_limit_caps_the_samples_and_marks_the_rows(root: Path) -> None:
+    row = score(root, limit=10)["copy_share"]
+    assert (row["n"], row["comparable"]) == (10, False)
+
+
+def test_metrics_without_weights_are_null_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("VISGEN_WEIGHTS_DIR", raising=False)
+    row = score(tmp_path, metrics=("fid", "copy_share"))["fid"]
+    assert row["value"] is None
+    assert "VISGEN_WEIGHTS_DIR" in row["reason"]
+    with pytest.raises(Unavailable, match="VISGEN_WEIGHTS_DIR"):
+        score(tmp_path, metrics=("fid", "kid"))
+
+
+def test_an_untrained_twin_is_seeded(root: Path) -> None:
+    sheets = []
+    for key, seed in (("a", 1), ("b", 1), ("c", 2)):
+        score(root, key=key, model="dcgan-digits8-tiny", weights="untrained", seed=seed)
+        sheets.append((root / "artifacts" / key / "samples.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
+def test_weights_of_another_preset_are_refused_by_name(bench, tmp_path: Path) -> None:
+    from visgen.catalogue import find
+    from visgen.checkpoints import save_weights
+    from visgen.checkpoints.weights import part_states
+
+    path = tmp_path / "w.safetensors"
+    save_weights(path, part_states(find("dcgan-digits16-tiny").build().networks()), {})
+    text = (
+        '[[cell]]\nkind = "quality"\nmodel = "dcgan-digits8-tiny"\ndata = "digits:8"\n'
+        f'weights = "file:{path}"\nsamples = 4\nmetrics = ["copy_share"]\n'
+    )
+    bench.run(text, in_process=True)
+    (run,) = to_rows(Store(bench.out).read("runs"))
+    assert (run["status"], run["error_type"]) == ("error", "CheckpointError")
+    assert "has shape" in run["error_msg"]
+    assert run["weights"].startswith("file:")
+    assert str(tmp_path) not in run["config_json"]
+
+
+def write_pictures(folder: Path, tensors: list[torch.Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(tensors):
+        array = picture.permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(array).save(folder / f"{number:04}.png")
+
+
+def test_a_folder_of_the_same_pictures_scores_as_the_model_did(root: Path) -> None:
+    data = open_data("digits:8")
+    train = data.split("train")[:40]
+    write_pictures(root / "mine", list(data.images(train)))
+    rows = score(root, images=f"folder:{root / 'mine'}", samples=None, metrics=FD)
+    assert rows["fd_lite0"]["n"] == 40
+    assert rows["copy_share"]["value"] == 1.0
+
+
+def test_pictures_of_different_sizes_are_scored_as_they_are(root: Path) -> None:
+    noise = torch.Generator().manual_seed(0)
+    sizes = [(8, 8), (9, 12), (30, 8), (8, 8)]
+    pictures = [
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=noise) for size in sizes
+    ]
+    write_pictures(root / "mine", pictures)
+    row = score(root, images=f"folder:{root / 'mine'}", samples=None, metrics=("precision",))[
+        "precision"
+    ]
+    assert row["n"] == 4
+
+
+def test_one_picture_gives_no_distance_and_says_why(root: Path) -> None:
+    write_pictures(root / "mine", [torch.full((3, 8, 8), 9, dtype=torch.uint8)])
+    rows = score(root, images=f"folder:{root / 'mine'}", samples=None, metrics=FD[:3])
+    for metric in FD[:2]:
+        assert rows[metric]["value"] is None
+        assert rows[metric]["reason"]
+
+
+def test_pictures_of_one_colour_have_a_distance(root: Path) -> None:
+    write_pictures(root / "mine", [torch.full((3, 8, 8), 9, dtype=torch.uint8)] * 5)
+    row = score(root, images=f"folder:{root / 'mine'}", samples=None, metrics=("fd_lite0",))[
+        "fd_lite0"
+    ]
+    assert row["value"] is None or row["value"] > 0
+
+
+def test_halves_of_a_set_are_disjoint_equal_and_seeded(root: Path) -> None:
+    data = open_data("digits:8")
+    a, b = splits.indices(data, "half-a"), splits.indices(data, "half-b")
+    assert len(a) == len(b) == len(data) // 2
+    assert not set(a.tolist()) & set(b.tolist())
+    assert torch.equal(a, splits.indices(data, "half-a"))
+    assert torch.equal(splits.indices(data, "test"), data.split("test"))
+
+
+@pytest.mark.slow
+def test_two_and_three_ranks_give_what_one_gives(bench) -> None:
+    text = """
+    [[cell]]
+    kind = "quality"
+    model = "pca20-gaussian"
+    data = "digits:8"
+    samples = 41
+    batch = 4
+    chunk = 16
+    threads = 1
+    devices = [1, 2, 3]
+    metrics = ["fd_lite0", "precision", "digit_classes", "copy_share"]
+    """
+    summary = bench.run(text)
+    assert summary.exit_code == 0
+    found: dict[str, dict[int, float]] = {}
+    for row in to_rows(Store(bench.out).read("metrics")):
+        if row["metric"] != "process_start":
+            found.setdefault(row["metric"], {})[row["n_devices"]] = row["value"]
+    for metric, values in found.items():
+        assert set(values) == {1, 2, 3}
+        for ranks in (2, 3):
+            assert values[ranks] == pytest.approx(values[1], rel=1e-10), metric
+    sheets = [path.read_bytes() for path in bench.out.glob("artifacts/*/samples.png")]
+    assert len(sheets) == 3
+    assert all(one == other for one, other in itertools.pairwise(sheets))
