@@ -246,7 +246,7 @@ PRESETS = {
         latent=64,
         generator_depths=(1, 1, 1),
         discriminator_width=96,
-        discriminator_depth=3,
+        discriminator_depth=2,
     ),
     "transgan-digits16-tiny": TransGANConfig(
         bottom_width=4,
