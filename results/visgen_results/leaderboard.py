@@ -354,7 +354,7 @@ def _interval(rows: Sequence[Row], numbers: Sequence[float]) -> tuple[Interval |
         method = row["ci_method"] or "method not recorded"
         return Interval(numbers[0], row["ci_low"], row["ci_high"], method), ""
     why = _options(row).get("interval") or row["ci_method"]
-    return None, str(why or "one seed, none given")
+    return None, str(why or "one seed, none given").removeprefix("none: ")
 
 
 def _entry(row: BoardRow, by_model: dict[tuple[Any, ...], dict[int, Row]]) -> Entry:

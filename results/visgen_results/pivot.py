@@ -45,6 +45,11 @@ class PivotRow:
     role: str
     cells: tuple[BoardRow | None, ...]
 
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Runs behind the row, each once."""
+        return tuple(dict.fromkeys(i for cell in self.cells if cell for i in cell.run_ids))
+
 
 @dataclass(frozen=True)
 class Pivot:

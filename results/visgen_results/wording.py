@@ -39,7 +39,7 @@ def setting(pivot: Pivot) -> str:
     if (facts.get("n_devices") or 1) > 1:
         parts.append(f"{facts['n_devices']} devices")
     if facts.get("threads"):
-        parts.append(f"{facts['threads']} threads")
+        parts.append(f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}")
     for name in ("torch", "driver"):
         if facts.get(name):
             parts.append(f"{name} {facts[name]}")

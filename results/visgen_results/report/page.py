@@ -140,8 +140,11 @@ def _header(results: Results, board: Leaderboard) -> dict[str, Any]:
         if run["git_commit"]
     )
     ended = [run["ended_at"] for run in runs if run["ended_at"]]
+    root = results.root
     commands = [
-        f"visgen-bench run {shlex.quote(suite)} --out {shlex.quote(str(results.root))}"
+        # a run puts its results into a folder named after the suite
+        f"visgen-bench run {shlex.quote(suite)} --out "
+        f"{shlex.quote(str(root.parent if root.name == suite else root))}"
         for suite in suites
     ]
     return {
@@ -151,7 +154,8 @@ def _header(results: Results, board: Leaderboard) -> dict[str, Any]:
         "versions": sorted({run["visgen_version"] for run in runs if run["visgen_version"]}),
         "commits": list(dict.fromkeys(commits)),
         "commands": commands,
-        "ok": len(results.runs),
+        "one_row": f"visgen-bench rerun RUN_ID --folder {shlex.quote(str(root))}",
+        "ok": sum(run["variant"] != "gate" for run in results.runs),
         "failed": len(results.failed),
     }
 
