@@ -256,7 +256,8 @@ def _run_and_print(suite: "Suite", options: "Options", as_json: bool) -> int:
     from visgen_bench.running import run
 
     with LocalExecutor() as executor:
-        executor.warm_up(preload=not options.fresh)  # it imports torch while this process plans
+        if not options.in_process:
+            executor.warm_up(preload=not options.fresh)  # it imports torch while we plan
         made = plan(suite, options)
         _announce(made)
         summary = run(made, say, executor=executor)
