@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from visgen_bench.cells.performance import HEADLINES, classify, measure, run
 from visgen_bench.context import Context, Invalid, Records, Unavailable
 from visgen_results.rows import to_table
 
-QUICK = {"min_iters": 6, "min_duration_s": 0.05, "warmup_min_s": 0.0, "warmup_max_s": 0.5}
+QUICK = {"min_iters": 6, "min_duration_s": 0.05, "warmup_min_s": 0.0, "warmup_max_s": 0.1}
 MIB = 2**20
 
 
@@ -54,6 +55,8 @@ class Painting(nn.Module):
         if self.config.fails == "meta":
             float(held.sum())
         pixels = self.layer(seeds[:, None].float() % 7).abs() % 256
+        if self.config.fails == "fp32" and pixels.dtype == torch.float32 and not pixels.is_meta:
+            raise RuntimeError("computed in fp32")
         return pixels.to(torch.uint8).view(-1, 3, 4, 4)
 
 
@@ -86,8 +89,13 @@ def value(rows: Rows, metric: str, stat: str = "value", **where: Any) -> Any:
     return found[0]
 
 
-def test_a_cell_reports_every_headline_and_its_rows_fit_the_schema(tmp_path: Path):
-    rows, _ = records(tmp_path)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, Rows]:
+    return records(tmp_path_factory.mktemp("plain"), min_iters=30, min_duration_s=0.0)
+
+
+def test_a_cell_reports_every_headline_and_its_rows_fit_the_schema(plain: tuple[Rows, Rows]):
+    rows, _ = plain
     reported = {(row["metric"], row["stat"]) for row in rows}
     assert set(HEADLINES) <= reported
     started = {"run_id": "r", "cell_key": "c", "kind": "performance"}
@@ -95,8 +103,8 @@ def test_a_cell_reports_every_headline_and_its_rows_fit_the_schema(tmp_path: Pat
     assert table.num_rows == len(rows)
 
 
-def test_what_a_cpu_does_not_have_is_null_with_its_reason_and_never_zero(tmp_path: Path):
-    rows, _ = records(tmp_path)
+def test_what_a_cpu_does_not_have_is_null_with_its_reason_and_never_zero(plain: tuple[Rows, Rows]):
+    rows, _ = plain
     missing = {row["metric"]: row["reason"] for row in rows if row["value"] is None}
     assert "CPU has no device allocator" in missing["mem_alloc_peak"]
     assert "CPU has no device allocator" in missing["mem_reserved_peak"]
@@ -105,8 +113,8 @@ def test_what_a_cpu_does_not_have_is_null_with_its_reason_and_never_zero(tmp_pat
     assert all(row["value"] is not None or row["reason"] for row in rows)
 
 
-def test_start_up_is_reported_apart_from_latency(tmp_path: Path):
-    rows, _ = records(tmp_path)
+def test_start_up_is_reported_apart_from_latency(plain: tuple[Rows, Rows]):
+    rows, _ = plain
     for metric in ("model_build", "to_device", "first_call", "warmup"):
         assert value(rows, metric) > 0
     assert not [row for row in rows if row["metric"] == "compile_time"]
@@ -115,8 +123,8 @@ def test_start_up_is_reported_apart_from_latency(tmp_path: Path):
     assert value(rows, "first_call") >= value(rows, "latency", "min")
 
 
-def test_percentiles_follow_the_sample_count_and_the_raw_samples_are_kept(tmp_path: Path):
-    rows, series = records(tmp_path, min_iters=30, min_duration_s=0.0)
+def test_percentiles_follow_the_sample_count_and_the_raw_samples_are_kept(plain: tuple[Rows, Rows]):
+    rows, series = plain
     raw = next(one for one in series if one["metric"] == "latency")
     assert len(raw["value"]) == len(raw["t_offset_s"]) == 30
     middle = sorted(raw["value"])[14:16]
@@ -129,8 +137,8 @@ def test_percentiles_follow_the_sample_count_and_the_raw_samples_are_kept(tmp_pa
     assert p95["n"] == 30
 
 
-def test_throughput_is_samples_over_the_windows_wall_time(tmp_path: Path):
-    rows, series = records(tmp_path)
+def test_throughput_is_samples_over_the_windows_wall_time(plain: tuple[Rows, Rows]):
+    rows, series = plain
     throughput = next(row for row in rows if row["metric"] == "throughput")
     blocks = next(one for one in series if one["metric"] == "throughput")["value"]
     assert throughput["timing_method"] == "wall_window"
@@ -161,6 +169,14 @@ def test_flops_and_mfu_come_from_the_count_and_the_throughput(tmp_path: Path):
     assert mfu == pytest.approx(2 * 48 * value(rows, "throughput") / 1e9)
     options = next(json.loads(row["metric_opts"]) for row in rows if row["metric"] == "mfu")
     assert options == {"of": "flops", "peak_flops": 1e9, "peak_source": "--peak-tflops"}
+
+
+def test_bf16_reaches_the_model_as_autocast_and_leaves_the_weights_alone(tmp_path: Path):
+    rows, _ = records(tmp_path, Painter(fails="fp32"), dtype="bf16")
+    assert value(rows, "mem_params", phase="generator") == 4 * 96
+    assert value(rows, "throughput") > 0
+    with pytest.raises(RuntimeError, match="fp32"):
+        records(tmp_path, Painter(fails="fp32"), dtype="fp32")
 
 
 def test_a_model_that_cannot_run_on_meta_has_null_flops_and_everything_else(tmp_path: Path):
@@ -213,22 +229,22 @@ def test_an_impossible_cell_is_refused_before_anything_is_measured(tmp_path: Pat
 
 @pytest.mark.parametrize("phase", ["d_step", "g_step"])
 def test_a_step_has_memory_of_its_parts(tmp_path: Path, phase: str):
-    rows, _ = records(tmp_path, find("dcgan-digits8-tiny"), phase=phase, dtype="bf16")
+    rows, _ = records(tmp_path, find("dcgan-digits8-tiny"), phase=phase)
     parts = [value(rows, "mem_host_peak", phase=part) for part in ("fwd", "bwd", "opt")]
     assert value(rows, "mem_host_peak", phase=phase) == max(parts)
     assert value(rows, "throughput", phase=phase) > 0
 
 
-def test_profiling_writes_a_trace_and_a_table_after_the_timed_passes(tmp_path: Path):
-    plain, _ = records(tmp_path)
-    assert not list(tmp_path.glob("artifacts/*/trace*"))
+def test_profiling_writes_a_trace_and_a_table_after_the_timed_passes(
+    tmp_path: Path, plain: tuple[Rows, Rows]
+):
     profiled, _ = records(tmp_path, profile=True)
     folder = tmp_path / "artifacts" / "key"
     with gzip.open(folder / "trace.json.gz") as file:
         events = json.load(file)["traceEvents"]
     assert any(event.get("name") == "aten::addmm" for event in events)
     assert "aten::addmm" in (folder / "top_ops.txt").read_text(encoding="utf-8")
-    assert {row["metric"] for row in profiled} == {row["metric"] for row in plain}
+    assert {row["metric"] for row in profiled} == {row["metric"] for row in plain[0]}
 
 
 def test_a_preset_is_found_by_its_name_in_a_users_file(tmp_path: Path):
@@ -252,36 +268,42 @@ def test_compiling_is_timed_apart_and_cold(tmp_path: Path):
     assert list(tmp_path.glob("state/key/inductor-*"))
 
 
-RANKS = """
-import json, sys
+SECOND_RANK = """
+import sys
+from datetime import timedelta
 from pathlib import Path
+import torch.distributed
 from visgen_bench.cell import PerformanceCell
 from visgen_bench.cells.performance import run
 from visgen_bench.context import Context, Records
 
-import torch.distributed
-
-root, rank, world = Path(sys.argv[1]), int(sys.argv[3]), 2
-meeting = f"file://{root}/meeting"
-torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+root, cell = Path(sys.argv[1]), PerformanceCell.model_validate_json(sys.argv[2])
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{root}/meeting", rank=1, world_size=2, timeout=timedelta(minutes=1)
+)
 sink = Records()
-cell = PerformanceCell.model_validate_json(sys.argv[2])
-run(cell, Context(root=root, spec_key="key", sink=sink, rank=rank, world_size=world))
-(root / f"rank{rank}.json").write_text(json.dumps(sink.records))
+run(cell, Context(root=root, spec_key="key", sink=sink, rank=1, world_size=2))
+(root / "written").write_text(str(len(sink.records)))
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_are_one_throughput_with_their_own_rows_beside_it(tmp_path: Path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS, encoding="utf-8")
     cell = PerformanceCell(model="dcgan-digits8-tiny", batch=4, devices=2, **QUICK)
-    command = [sys.executable, str(script), str(tmp_path), cell.model_dump_json()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
-    assert [one.wait(timeout=120) for one in ranks] == [0, 0]
-    assert json.loads((tmp_path / "rank1.json").read_text()) == []
-    rows, series = split(json.loads((tmp_path / "rank0.json").read_text()))
+    command = [sys.executable, "-c", SECOND_RANK, str(tmp_path), cell.model_dump_json()]
+    second = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{tmp_path}/meeting",
+        rank=0,
+        world_size=2,
+        timeout=timedelta(minutes=1),
+    )
+    sink = Records()
+    run(cell, Context(root=tmp_path, spec_key="key", sink=sink, rank=0, world_size=2))
+    assert second.wait(timeout=60) == 0
+    assert (tmp_path / "written").read_text() == "0"
+    rows, series = split(sink.records)
     together = value(rows, "throughput", rank=-1)
     alone = [value(rows, "throughput", rank=rank) for rank in (0, 1)]
     assert 0 < together <= 1.001 * sum(alone)
