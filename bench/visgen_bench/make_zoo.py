@@ -89,7 +89,7 @@ def _number(rows: Sequence[Row], run_id: str, metric: str) -> float:
 
 def main() -> None:
     """Run one of the two steps."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Write visgen/zoo from results.")
     parser.add_argument("step", choices=("weights", "figures"))
     parser.add_argument("results", type=Path)
     options = parser.parse_args()

@@ -77,9 +77,14 @@ class GanRecipe:
 class Gan(Protocol):
     """What the objectives ask of a model."""
 
-    latent: int
-    generator: nn.Module
-    discriminator: nn.Module
+    @property
+    def latent(self) -> int: ...
+
+    @property
+    def generator(self) -> nn.Module: ...
+
+    @property
+    def discriminator(self) -> nn.Module: ...
 
 
 def _wgan(real: Tensor, fake: Tensor) -> Tensor:

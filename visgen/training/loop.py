@@ -49,8 +49,11 @@ class NonFiniteLoss(RuntimeError):
 class TrainingImages(Protocol):
     """What the loop needs of a data set."""
 
-    name: str
-    fingerprint: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     @property
     def splits(self) -> Mapping[str, Tensor]: ...

@@ -6,14 +6,10 @@ The final weights go to the cell's artifacts, under a name that the planner know
 
 import shutil
 import time
-from typing import TYPE_CHECKING, cast
 
 from visgen_bench.cell import TrainCell
 from visgen_bench.context import Context, Invalid
 from visgen_bench.presets import config_of
-
-if TYPE_CHECKING:
-    from visgen.training.loop import TrainingImages
 
 WEIGHTS = "weights.safetensors"
 
@@ -29,10 +25,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
     from visgen.data import open_data
     from visgen.training import NonFiniteLoss, train
 
-    # The loop asks for less than a data set offers, but for attributes that could be assigned to.
-    data = cast(
-        "TrainingImages", open_data(cell.data, root=context.data_root, offline=context.offline)
-    )
+    data = open_data(cell.data, root=context.data_root, offline=context.offline)
     torch.manual_seed(cell.seed)
     model = config_of(cell).build(attention=cell.attention)
     for part, network in model.networks().items():

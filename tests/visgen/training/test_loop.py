@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,19 +67,14 @@ def build() -> TransGAN:
 
 def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path) -> None:
     logged: list[tuple[int, dict[str, float]]] = []
-    options = {"seed": 3, "log_every": 1, "checkpoint_every": 3}
-    whole = train(
-        build(), RECIPE, Noise(), folder=tmp_path / "a",
-        on_log=lambda s, f: logged.append((s, f)), **options
-    )  # fmt: skip
-    stopped = replace(RECIPE, steps=3)
-    train(build(), stopped, Noise(), folder=tmp_path / "b", **options)
+    once = partial(train, data=Noise(), seed=3, log_every=1, checkpoint_every=3)
+    whole = once(build(), RECIPE, folder=tmp_path / "a", on_log=lambda s, f: logged.append((s, f)))
+    once(build(), replace(RECIPE, steps=3), folder=tmp_path / "b")
     resumed: list[tuple[int, dict[str, float]]] = []
     torch.manual_seed(99)  # other initial weights, which the checkpoint must replace
-    again = train(
-        CONFIG.build(), RECIPE, Noise(), folder=tmp_path / "b",
-        on_log=lambda s, f: resumed.append((s, f)), **options
-    )  # fmt: skip
+    again = once(
+        CONFIG.build(), RECIPE, folder=tmp_path / "b", on_log=lambda s, f: resumed.append((s, f))
+    )
     assert resumed == logged[3:]
     assert again.sha256 == whole.sha256 == sha256_of(again.weights)
 
