@@ -34,7 +34,8 @@ def philox4x32(
     Returns:
         Four int64 tensors of 32-bit words.
     """
-    shape = torch.broadcast_shapes(*(t.shape for t in (*counter, *key)))
+    # torch.broadcast_shapes would import sympy, a second of every worker's life.
+    shape = torch.broadcast_tensors(*counter, *key)[0].shape
     c0, c1, c2, c3 = (word.expand(shape) for word in counter)
     # Both multiplications of a round are one operation on (2, ...): draws are many and small.
     even, odd = torch.stack((c0, c2)), torch.stack((c3, c1))
