@@ -7,6 +7,7 @@ this machine lacks (a device, weights, data that is not here) is a reason to ski
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -309,22 +310,17 @@ def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | No
 
 @functools.cache
 def _uses_attention(config: Any) -> bool:
-    """Whether the preset's `attention` argument chooses anything; `uses_attention` may say it.
+    """Whether the preset's `attention` argument chooses anything.
 
-    Otherwise the networks are built without memory and looked through for a module that keeps the
-    implementation it was given.
+    A config may say so by `uses_attention`; else the model's file is asked whether it names the
+    kernels, or the block that calls them. (Building the networks to look would cost seconds.)
     """
     said = getattr(config, "uses_attention", None)
-    if said is not None:
+    if said is not None or not hasattr(config, "build"):
         return bool(said)
-    if not hasattr(config, "build"):
-        return False
-    import torch
-
-    with torch.device("meta"):
-        model = config.build(attention="reference")
-    modules = [m for network in model.networks().values() for m in network.modules()]
-    return any("reference" in vars(module).values() for module in modules if vars(module))
+    source = inspect.getsourcefile(type(config))
+    text = Path(source).read_text("utf-8") if source else ""
+    return any(name in text for name in ("visgen_kernels", "visgen.layers.attention"))
 
 
 def _needs_second_derivative(cell: Cell, config: Any) -> bool:
@@ -400,8 +396,6 @@ def _machine(cell: Cell) -> dict[str, Any]:
 
 def code_files(cell: Cell, config: Any) -> tuple[Path, ...]:
     """The source that decides the cell's numbers: the model's file, the kernels, the metric's."""
-    import inspect
-
     import visgen
     import visgen_kernels
 

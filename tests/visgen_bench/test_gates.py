@@ -1,6 +1,7 @@
 """The digits gate: what passes it, what fails it, and when it cannot be judged."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ REAL = {"fd_lite0": 158.0, "precision": 0.96, "recall": 0.95}
 
 
 def write(
-    store: Store, model: str, values: dict[str, float | None], *, seed: int = 0, n: int = 1000
+    store: Store, model: str, values: Mapping[str, float | None], *, seed: int = 0, n: int = 1000
 ) -> None:
     now = datetime.datetime.now(datetime.UTC)
     weights = "zoo:transgan" if model == "transgan" else "fit"
