@@ -89,8 +89,10 @@ class BiasSums:
     def __init__(self, problem: Problem, table: bool, key_bias: bool) -> None:
         self.problem = problem
         self.expanded = None
-        if table and problem.expanded is not None:
-            self.expanded = torch.zeros_like(problem.expanded)
+        if table and problem.call.size is not None:
+            height, width = problem.call.size
+            shape = (problem.heads, width, (2 * height - 1) * width)
+            self.expanded = problem.q.new_zeros(shape)
         self.shift = None
         if key_bias:
             self.shift = problem.q.new_zeros(problem.outer, problem.inner, problem.n_k)

@@ -103,8 +103,8 @@ class Problem(Geometry):
         self.guarded = self.shift is not None or not isinstance(call.mask, Full)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
         self.finite = not self.guarded or _all_finite(self.k, self.v)
-        self.expanded = None
-        if call.table is not None and call.size is not None:
+        self.expanded = None  # the bias is in the kept weights already
+        if call.table is not None and call.size is not None and self.kept is None:
             self.expanded = expand_table(call.table, call.size, self.dtype)
 
     def canonical(self, x: Tensor) -> Tensor:
