@@ -42,6 +42,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         header = {"visgen": json.dumps(dict(metadata), sort_keys=True)}
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, partial, header)
+        partial.chmod(0o644)  # the library makes files that only their owner can read
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
