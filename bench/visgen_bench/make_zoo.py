@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from visgen.checkpoints import read, save_weights
-from visgen.zoo.entries import FOLDER, TABLE, ZooEntry, entries
+from visgen.zoo.table import FOLDER, TABLE, ZooEntry, entries
 from visgen_results.reading import read_results
 
 Row = Mapping[str, Any]
@@ -59,8 +59,8 @@ def write_figures(root: Path) -> None:
     for name, entry in table.items():
         values: dict[str, list[float]] = {}
         for row in results.numbers:
-            same = digests.get(row["run_id"]) == entry.sha256 and row["kind"] == "quality"
-            if same and row["value"] is not None and row["status"] == "ok":
+            same = digests.get(row["run_id"]) == entry.sha256
+            if same and row["protocol"] and row["value"] is not None:
                 values.setdefault(row["metric"], []).append(row["value"])
         figures = {metric: statistics.fmean(v) for metric, v in sorted(values.items())}
         table[name] = ZooEntry(**{**vars(entry), "figures": figures})

@@ -1,5 +1,5 @@
 """Small trained weights that come with the package, and where they came from."""
 
-from visgen.zoo.entries import UnknownZooEntry, ZooEntry, entries, find, load
+from visgen.zoo.table import UnknownZooEntry, ZooEntry, entries, find, load
 
 __all__ = ["UnknownZooEntry", "ZooEntry", "entries", "find", "load"]

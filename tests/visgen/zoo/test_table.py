@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from visgen import zoo
 from visgen.catalogue import find
 from visgen.checkpoints import CheckpointError, read, sha256_of
 from visgen.seeds import sample_seeds
+from visgen.zoo import table
 
 
 @pytest.mark.parametrize("name", sorted(zoo.entries()))
@@ -33,12 +35,17 @@ def test_the_zoo_has_a_transformer_and_its_baseline() -> None:
     }
 
 
-def test_a_changed_file_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = next(iter(zoo.entries()))
-    wrong = replace(zoo.find(name), sha256="0" * 64)
-    monkeypatch.setattr("visgen.zoo.entries.entries", lambda: {name: wrong})
-    with pytest.raises(CheckpointError, match="the zoo's table says 0000"):
-        zoo.load(name, find(wrong.preset).build())
+def test_a_changed_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(table.FOLDER, tmp_path / "zoo")
+    path = folder / "dcgan-digits8-tiny.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(table, "FOLDER", folder)
+    with pytest.raises(CheckpointError, match=r"the zoo's table says [0-9a-f]{64}"):
+        zoo.load("dcgan-digits8-tiny", find("dcgan-digits8-tiny").build())
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
