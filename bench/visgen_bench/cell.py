@@ -67,7 +67,7 @@ class CellBase(BaseModel):
 class TrainCell(CellBase):
     """Recipe -> weights."""
 
-    labels = CellBase.labels | {"threads", "batch"}
+    labels = CellBase.labels | {"threads", "batch", "log_every", "checkpoint_every"}
     kind: Literal["train"] = "train"
     data: str
     recipe: GanRecipe
@@ -98,7 +98,7 @@ class QualityCell(CellBase):
     `train:NAME`, where NAME is a train cell's name or key. With `images` there is no model.
     """
 
-    labels = CellBase.labels | {"threads"}
+    labels = CellBase.labels | {"threads", "chunk"}
     kind: Literal["quality"] = "quality"
     model: str = ""
     data: str
@@ -234,6 +234,7 @@ class Contents:
     data_fingerprint: str | None = None
     images_fingerprint: str | None = None
     weights: str | None = None
+    limit: int | None = None  # of samples, by whoever started the run
     protocols: Mapping[str, str] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -259,6 +260,7 @@ def specification(cell: Cell, contents: Contents) -> dict[str, Any]:
         fields["images"] = contents.images_fingerprint
         fields["metrics"] = sorted(cell.metrics)
         fields["protocols"] = dict(contents.protocols)
+        fields["limit"] = contents.limit
     return {
         **fields,
         "config": None if contents.config is None else dict(contents.config),

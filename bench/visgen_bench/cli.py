@@ -412,7 +412,8 @@ def rerun(
 
     found, root = find_row(row, [folder] if folder else sorted(RUNS.glob("*")))
     suite = suite_of_row(found)
-    options = Options(out=root, rerun="all", data_root=data_root, offline=offline)
+    limit = json.loads(found["config_json"]).get("limit")
+    options = Options(out=root, rerun="all", data_root=data_root, offline=offline, limit=limit)
     raise typer.Exit(_run_and_print(suite, options, as_json))
 
 

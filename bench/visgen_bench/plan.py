@@ -105,6 +105,7 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
         presets,
         data_root=options.data_root,
         offline=options.offline,
+        limit=options.limit,
         trained={r["cell_key"]: r["spec_key"] for r in runs if r["kind"] == "train"},
     )
     cells = _limited(resolver.resolve(suite.cells), options)

@@ -66,12 +66,14 @@ class Resolver:
         *,
         data_root: Path | None = None,
         offline: bool = False,
+        limit: int | None = None,
         trained: Mapping[str, str] | None = None,
     ) -> None:
         """`trained` maps keys of train cells that the store knows to their spec keys."""
         self.presets = presets
         self.data_root = data_root
         self.offline = offline
+        self.limit = limit
         self.trained = dict(trained or {})
         self.trains: dict[str, Resolved] = {}
         self._data: dict[str, Data | Exception] = {}
@@ -111,6 +113,7 @@ class Resolver:
             data_fingerprint=None if data is None else data.fingerprint,
             images_fingerprint=None if images is None else images.fingerprint,
             weights=weights,
+            limit=self._limit(cell),
             protocols=_protocols(cell),
             machine=_machine(cell),
         )
@@ -248,6 +251,12 @@ class Resolver:
             )
         near = f'; nearest: "{nearest(given, names)}"' if names else "; the suite has none"
         raise SuiteError(f'{where}: weights: no train cell "{given}"{near}')
+
+    def _limit(self, cell: Cell) -> int | None:
+        """The cap on this cell's samples; None where it would cut nothing off."""
+        if not isinstance(cell, QualityCell) or self.limit is None:
+            return None
+        return self.limit if cell.samples is None or self.limit < cell.samples else None
 
     def _sha256(self, path: Path) -> str:
         if path not in self._hashes:

@@ -178,6 +178,18 @@ def test_a_second_plan_leaves_what_is_done(bench) -> None:
     assert [cell.action for cell in bench.plan(quality(samples=9)).cells] == ["run"]
 
 
+def test_a_capped_run_does_not_stand_for_a_whole_one(bench) -> None:
+    text = quality(samples=8)
+    bench.run(text, in_process=True, limit=4)
+    assert [cell.action for cell in bench.plan(text, limit=4).cells] == ["done"]
+    assert [cell.action for cell in bench.plan(text).cells] == ["run"]
+    assert bench.plan(text, limit=8).cells[0].cell_key == bench.plan(text).cells[0].cell_key
+
+
+def test_how_often_progress_is_saved_is_no_part_of_a_cell(bench) -> None:
+    assert len(bench.plan(quality(chunk=[5, 7])).cells) == 1
+
+
 def test_a_failed_cell_runs_again_by_itself(bench) -> None:
     bench.run(bench.faulty_cell("raise"), in_process=True)
     (cell,) = bench.plan(bench.faulty_cell("raise")).cells
