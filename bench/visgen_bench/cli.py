@@ -281,9 +281,7 @@ def _finish(summary: "Summary", as_json: bool, *, only_plan: bool = False) -> in
         emit(tables.summary_json(summary, closed.board.to_dict(), closed.verdicts, closed.report))
     else:
         print(closed.board.to_text(_width()), end="")
-        print(
-            f"\nreport: {closed.report}" if closed.report else "\nno report: nothing was recorded"
-        )
+        print(f"\nreport: {closed.report}" if closed.report else "\nno report was written")
     for verdict in closed.verdicts:
         if verdict.passed is None:
             say(f"gate {verdict.gate.name} could not be judged: {verdict.reason}")

@@ -63,10 +63,14 @@ def nearest(given: str, known: Iterable[str]) -> str:
 
 
 def shipped() -> dict[str, str]:
-    """Names of the suites that come with the package, and their text."""
+    """Names of the suites that come with the package (`quick`, `published/...`), and their text."""
     folder = resources.files("visgen_bench").joinpath("suites")
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return {f.name[:-5]: f.read_text("utf-8") for f in files if f.name.endswith(".toml")}
+    found = {}
+    for prefix, place in (("", folder), ("published/", folder.joinpath("published"))):
+        for file in sorted(place.iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".toml"):
+                found[prefix + file.name[:-5]] = file.read_text("utf-8")
+    return found
 
 
 def load(given: str, settings: Sequence[str] = ()) -> Suite:
