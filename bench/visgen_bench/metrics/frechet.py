@@ -69,11 +69,13 @@ class FrechetReference:
 
     @classmethod
     def from_moments(cls, moments: Moments, ddof: int = 1) -> Self:
-        """Factor S by a truncated eigendecomposition: one eigh of (d, d)."""
+        """Factor S: by Cholesky at full rank, else by a truncated eigendecomposition."""
         covariance = moments.covariance(ddof)
-        values, vectors = np.linalg.eigh(covariance)
-        kept = _kept(values, moments.n, moments.width)
-        factor = vectors[:, kept] * np.sqrt(values[kept])
+        factor = _cholesky(covariance) if moments.n > moments.width else None
+        if factor is None:
+            values, vectors = np.linalg.eigh(covariance)
+            kept = _kept(values, moments.n, moments.width)
+            factor = vectors[:, kept] * np.sqrt(values[kept])
         return cls(moments.n, moments.mean, factor, float(np.trace(covariance)), ddof)
 
     @classmethod
@@ -204,6 +206,18 @@ def _at_least_two(features: Tensor | NDArray[Any]) -> Array:
             f"a Frechet distance needs at least 2 samples a side, got {len(array)}."
         )
     return array
+
+
+def _cholesky(covariance: Array) -> Array | None:
+    """The lower factor, a tenth of an eigendecomposition's time, or None if the rank is not full.
+
+    A feature that never varies is enough for that; near-singular matrices are fine, since the
+    factor's product is the matrix to rounding either way.
+    """
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _kept(values: Array, n: int, width: int) -> NDArray[np.int64]:

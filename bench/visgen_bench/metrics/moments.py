@@ -108,7 +108,8 @@ class Moments:
             return self
         delta = other.mean - self.mean
         self.m2 += other.m2
-        self.m2 += np.outer(delta, delta * (self.n * (other.n / n)))
+        if self.n > 0:
+            self.m2 += np.outer(delta, delta * (self.n * (other.n / n)))
         self.mean = self.mean + delta * (other.n / n)
         self.n = n
         return self
