@@ -52,7 +52,7 @@ def stream(samples: int, width: int, batch: int, model: str) -> dict[str, float]
 
 def main() -> int:
     """Run both sizes and print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", type=int, default=5000)
     parser.add_argument("--large", type=int, default=50_000)
     parser.add_argument("--width", type=int, default=2048)

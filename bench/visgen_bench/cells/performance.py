@@ -7,7 +7,6 @@ rows with a null value and that reason, and the error goes on to the worker, whi
 """
 
 import dataclasses
-import gc
 from typing import Any
 
 from visgen_bench.cell import PerformanceCell
@@ -185,7 +184,6 @@ def _first_calls(
     cell: PerformanceCell, call: timing.Call, sync: timing.Sync, report: Report
 ) -> None:
     """The cold call; with compilation also a second, whose difference is the compiling."""
-    gc.collect()
     first_s, _ = timing.timed(call, sync)
     report.metric("first_call", max(report.ranks.gather(first_s)), timing_method="wall_sync")
     if cell.compile:
