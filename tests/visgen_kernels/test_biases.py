@@ -1,7 +1,11 @@
 """The relative position bias, tile by tile, is the gathered one, and its gradient the adjoint."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
+
 from visgen_kernels import RelativePosition2d
 from visgen_kernels.biases import (
     expand_table,
@@ -10,16 +14,17 @@ from visgen_kernels.biases import (
     relative_index,
     tile_bias,
 )
+from visgen_kernels.masks import Index
 
 SIZES = [(1, 1), (2, 2), (3, 5), (5, 3), (1, 7), (8, 8)]
 
 
-def table(size, heads=2):
+def table(size: tuple[int, int], heads: int = 2) -> Tensor:
     rows = (2 * size[0] - 1) * (2 * size[1] - 1)
     return torch.randn(rows, heads, generator=torch.Generator().manual_seed(0)).double()
 
 
-def pieces(n):
+def pieces(n: int) -> Iterator[tuple[Index, Index]]:
     """Rows and keys: contiguous, not aligned to lines, and arbitrary."""
     yield slice(0, n), slice(0, n)
     yield slice(n // 3, n // 2 + 1), slice(0, n)
@@ -29,11 +34,11 @@ def pieces(n):
     yield torch.tensor([n - 1, 0]).unique(), torch.arange(0, n, 3)
 
 
-def as_index(piece, n):
+def as_index(piece: Index, n: int) -> Tensor:
     return torch.arange(n)[piece] if isinstance(piece, slice) else piece
 
 
-def test_index_is_transgans():
+def test_index_is_transgans() -> None:
     # Row (y_i - y_j + w - 1)(2w - 1) + (x_i - x_j + w - 1) for tokens in raster order.
     index = relative_index((3, 3))
     for i in range(9):
@@ -43,7 +48,7 @@ def test_index_is_transgans():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_tile_of_the_expanded_table_is_the_gathered_bias(size):
+def test_tile_of_the_expanded_table_is_the_gathered_bias(size: tuple[int, int]) -> None:
     values, n = table(size), size[0] * size[1]
     dense = values[relative_index(size)].permute(2, 0, 1)
     expanded = expand_table(values, size, torch.float64)
@@ -54,7 +59,7 @@ def test_tile_of_the_expanded_table_is_the_gathered_bias(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_reduction_is_the_adjoint_of_expansion_and_tiling(size):
+def test_reduction_is_the_adjoint_of_expansion_and_tiling(size: tuple[int, int]) -> None:
     values, n = table(size), size[0] * size[1]
     expanded = expand_table(values, size, torch.float64)
     generator = torch.Generator().manual_seed(1)
@@ -67,7 +72,7 @@ def test_reduction_is_the_adjoint_of_expansion_and_tiling(size):
         torch.testing.assert_close((tile * gradient).sum(), (values * back).sum())
 
 
-def test_bias_of_other_lengths_or_tables_is_refused():
+def test_bias_of_other_lengths_or_tables_is_refused() -> None:
     bias = RelativePosition2d(table((3, 3)), (3, 3))
     with pytest.raises(ValueError, match="9 queries"):
         bias.check(9, 10, 2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from visgen_kernels.dropout import keep_factors, philox
 
 
@@ -22,12 +23,14 @@ from visgen_kernels.dropout import keep_factors, philox
         ),
     ],
 )
-def test_philox_gives_the_published_words(counter, key, words):
+def test_philox_gives_the_published_words(
+    counter: tuple[int, ...], key: int, words: tuple[int, ...]
+) -> None:
     state = [torch.tensor([c]) for c in counter]
     assert tuple(int(w) for w in philox(key, *state)) == words
 
 
-def test_any_tile_of_the_mask_equals_that_part_of_the_whole():
+def test_any_tile_of_the_mask_equals_that_part_of_the_whole() -> None:
     whole = keep_factors(
         -7, torch.arange(6), torch.arange(20), torch.arange(30), 0.3, torch.float64
     )
@@ -38,7 +41,7 @@ def test_any_tile_of_the_mask_equals_that_part_of_the_whole():
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_share_that_is_kept_is_one_minus_p_and_the_mean_is_one(probability):
+def test_share_that_is_kept_is_one_minus_p_and_the_mean_is_one(probability: float) -> None:
     factors = keep_factors(
         11, torch.arange(8), torch.arange(100), torch.arange(101), probability, torch.float64
     )
@@ -48,7 +51,7 @@ def test_share_that_is_kept_is_one_minus_p_and_the_mean_is_one(probability):
     assert set(factors.unique().tolist()) == {0.0, 1 / (1 - probability)}
 
 
-def test_other_seeds_give_other_masks():
+def test_other_seeds_give_other_masks() -> None:
     masks = [
         keep_factors(s, torch.arange(2), torch.arange(16), torch.arange(16), 0.5, torch.float32)
         for s in (0, 1, 2**32)

@@ -1,9 +1,13 @@
 """Masks: their definition, their count, and the tiles that cover them."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
+
 from visgen_kernels import BlockList, Blocks1d, Blocks2d, Causal, Full, SlidingWindow
-from visgen_kernels.masks import decode, positions, visible_pairs
+from visgen_kernels.masks import Mask, decode, positions, visible_pairs
 
 ANY_LENGTH = [
     Full(),
@@ -23,26 +27,28 @@ FIXED_LENGTH = [
     (BlockList.strided(2, 4, 8, block=4), 64),
     (BlockList(torch.tensor([0, 0, 2, 3]), torch.tensor([0, 1, 0]), block=2), 6),
 ]
-CASES = [
+CASES: list[tuple[Mask, int, int]] = [
     (mask, n_q, n_k)
     for mask in ANY_LENGTH
     for n_q, n_k in [(1, 1), (7, 7), (5, 9), (9, 5), (33, 33), (3, 64)]
 ] + [(mask, n, n) for mask, n in FIXED_LENGTH]
 
 
-def dense(mask, n_q, n_k):
+def dense(mask: Mask, n_q: int, n_k: int) -> Tensor:
     i = torch.arange(n_q)[:, None] + n_k - n_q
     return mask.visible(i, torch.arange(n_k)[None]).expand(n_q, n_k)
 
 
 @pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
-def test_pairs_counts_what_is_visible(mask, n_q, n_k):
+def test_pairs_counts_what_is_visible(mask: Mask, n_q: int, n_k: int) -> None:
     assert mask.pairs(n_q, n_k) == int(dense(mask, n_q, n_k).sum())
 
 
 @pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
-def test_tiles_cover_every_row_once_and_every_visible_pair(mask, n_q, n_k, rows):
+def test_tiles_cover_every_row_once_and_every_visible_pair(
+    mask: Mask, n_q: int, n_k: int, rows: int
+) -> None:
     visible = dense(mask, n_q, n_k)
     times = torch.zeros(n_q, dtype=torch.int64)
     covered = torch.zeros(n_q, n_k, dtype=torch.bool)
@@ -58,7 +64,7 @@ def test_tiles_cover_every_row_once_and_every_visible_pair(mask, n_q, n_k, rows)
 
 
 @pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
-def test_mask_survives_its_encoding(mask, n_q, n_k):
+def test_mask_survives_its_encoding(mask: Mask, n_q: int, n_k: int) -> None:
     code = mask.encode()
     offsets = mask.offsets if isinstance(mask, BlockList) else None
     columns = mask.columns if isinstance(mask, BlockList) else None
@@ -67,26 +73,26 @@ def test_mask_survives_its_encoding(mask, n_q, n_k):
     assert visible_pairs(code, n_q, n_k) == mask.pairs(n_q, n_k)
 
 
-def test_causal_aligns_the_last_query_with_the_last_key():
+def test_causal_aligns_the_last_query_with_the_last_key() -> None:
     assert dense(Causal(), 2, 4).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert dense(Causal(), 4, 2).int().tolist() == [[0, 0], [0, 0], [1, 0], [1, 1]]
 
 
-def test_causal_over_frames_shows_the_whole_own_frame():
+def test_causal_over_frames_shows_the_whole_own_frame() -> None:
     assert dense(Causal(group=2), 4, 4).int().sum(1).tolist() == [2, 2, 4, 4]
 
 
-def test_longformer_window_18_sees_19_tokens_and_the_class_token():
+def test_longformer_window_18_sees_19_tokens_and_the_class_token() -> None:
     # VTN: attention_window 18 is 9 on either side; the token in the middle of a long clip.
     assert int(dense(SlidingWindow(9, global_tokens=1), 251, 251)[120].sum()) == 19 + 1
 
 
-def test_blocks1d_is_one_causal_block_below_two_blocks():
+def test_blocks1d_is_one_causal_block_below_two_blocks() -> None:
     assert torch.equal(dense(Blocks1d(8), 15, 15), dense(Causal(), 15, 15))
     assert int(dense(Blocks1d(8), 24, 24)[23].sum()) == 16
 
 
-def test_blocks2d_agrees_with_tensor2tensors_regions():
+def test_blocks2d_agrees_with_tensor2tensors_regions() -> None:
     # Keys of one block in the order top strip, left strip, centre; top and left fully visible.
     mask, (height, width) = Blocks2d((6, 8), (2, 4), (1, 2)), (6, 8)
     visible = dense(mask, 48, 48).view(height, width, height, width)
@@ -103,7 +109,7 @@ def test_blocks2d_agrees_with_tensor2tensors_regions():
     assert torch.equal(visible, expected)
 
 
-def test_blocks2d_of_an_inner_block_sees_576_keys_and_a_half_on_average():
+def test_blocks2d_of_an_inner_block_sees_576_keys_and_a_half_on_average() -> None:
     # Query 8 x 16, flange (8, 16): 384 above, 128 to the left, 64.5 of the own 128.
     mask = Blocks2d((24, 64), (8, 16), (8, 16))
     block = torch.arange(24 * 64).view(24, 64)[8:16, 16:32].reshape(-1)
@@ -120,7 +126,9 @@ def test_blocks2d_of_an_inner_block_sees_576_keys_and_a_half_on_average():
         ((8, 32, 32), 2166, None),
     ],
 )
-def test_strided_lists_videogpts_blocks(latent, listed, elements):
+def test_strided_lists_videogpts_blocks(
+    latent: tuple[int, int, int], listed: int, elements: float | None
+) -> None:
     mask = BlockList.strided(*latent)
     tokens = latent[0] * latent[1] * latent[2]
     assert len(mask.columns) == listed
@@ -129,12 +137,12 @@ def test_strided_lists_videogpts_blocks(latent, listed, elements):
         assert share == pytest.approx(elements, abs=5e-4)
 
 
-def test_strided_sees_equal_rows_of_earlier_frames():
+def test_strided_sees_equal_rows_of_earlier_frames() -> None:
     lists = dict(enumerate(BlockList.strided(4, 32, 32)._lists))
     assert lists[2 * 32 + 7] == (7, 32 + 7, 64 + 3, 64 + 4, 64 + 5, 64 + 6, 64 + 7)
 
 
-def test_full_block_list_is_causal():
+def test_full_block_list_is_causal() -> None:
     offsets = torch.tensor([0, 1, 3, 6], dtype=torch.int32)
     columns = torch.tensor([0, 0, 1, 0, 1, 2], dtype=torch.int32)
     mask = BlockList(offsets, columns, block=4)
@@ -157,6 +165,8 @@ def test_full_block_list_is_causal():
         (lambda: decode([5, 4, 1], None, None), "offsets"),
     ],
 )
-def test_mask_that_cannot_be_is_refused_with_the_reason(make, words):
+def test_mask_that_cannot_be_is_refused_with_the_reason(
+    make: Callable[[], object], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         make()
