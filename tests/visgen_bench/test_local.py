@@ -133,10 +133,7 @@ def test_a_forked_worker_starts_from_a_server_with_one_thread(bench) -> None:
 @pytest.mark.slow
 def test_a_fresh_interpreter_gives_the_same_number(bench) -> None:
     bench.run(bench.faulty_cell("none"))
-    with LocalExecutor() as own:
-        from visgen_bench.running import run
-
-        run(bench.plan(bench.faulty_cell("none"), fresh=True, rerun="all"), executor=own)
+    bench.run(bench.faulty_cell("none"), fresh=True, rerun="all")
     starts = [r for r in rows(bench.out, "metrics") if r["metric"] == "process_start"]
     assert '"fresh"' in starts[1]["metric_opts"]
     first, second = numbers(bench.out, "copy_share")
