@@ -15,7 +15,8 @@ from visgen_bench import estimates
 from visgen_bench.cell import QualityCell
 from visgen_bench.estimates import UNKNOWN, Estimate
 from visgen_bench.presets import Presets, load_presets
-from visgen_bench.resolution import Resolved, Resolver, code_hash
+from visgen_bench.provenance import code_hash
+from visgen_bench.resolution import Resolved, Resolver
 from visgen_bench.suite import Suite, SuiteError
 from visgen_results.rows import to_rows
 from visgen_results.store import Store

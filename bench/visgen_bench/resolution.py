@@ -23,16 +23,15 @@ from visgen_bench.cell import (
     cell_key,
     name_of,
     spec_key,
-    threads_of,
 )
 from visgen_bench.context import Unavailable
 from visgen_bench.presets import Presets
+from visgen_bench.provenance import code_files, columns_of, machine_of
 from visgen_bench.suite import Placed, SuiteError, nearest
 
 if TYPE_CHECKING:
     from visgen.data import Data
 
-PACKAGE = Path(__file__).parent
 C = TypeVar("C", bound=CellBase)
 
 
@@ -115,7 +114,7 @@ class Resolver:
             weights=weights,
             limit=self._limit(cell),
             protocols=_protocols(cell),
-            machine=_machine(cell),
+            machine=machine_of(cell),
         )
         reasons += _impossible(cell, config)
         return Resolved(
@@ -124,7 +123,7 @@ class Resolver:
             name=name_of(cell),
             spec_key=spec_key(cell, contents),
             cell_key=cell_key(cell, contents),
-            columns=_columns(cell, config, data, images, contents),
+            columns=columns_of(cell, config, data, images, contents),
             code_files=code_files(cell, config),
             needs=needs,
             weights_path=path,
@@ -386,109 +385,6 @@ def _protocols(cell: Cell) -> dict[str, str]:
     from visgen_bench.metrics.protocol import protocol
 
     return {metric: protocol(metric).id for metric in cell.metrics}
-
-
-def _machine(cell: Cell) -> dict[str, Any]:
-    """What decides speed beside the cell itself."""
-    if not isinstance(cell, PerformanceCell):
-        return {}
-    from visgen_bench.measure import environment
-
-    return {
-        "device_name": environment.device_name(cell.device_type),
-        "threads": threads_of(cell),
-        "torch": environment.version("torch"),
-        "triton": environment.version("triton"),
-        "driver": environment.gpu_facts().get("driver") if cell.device_type == "cuda" else None,
-    }
-
-
-def code_files(cell: Cell, config: Any) -> tuple[Path, ...]:
-    """The source that decides the cell's numbers: the model's file, the kernels, the metric's."""
-    import visgen
-    import visgen_kernels
-
-    home = Path(visgen.__file__).parent
-    files = sorted(Path(visgen_kernels.__file__).parent.rglob("*.py"))
-    if config is not None:
-        source = inspect.getsourcefile(type(config))
-        files += [Path(source)] if source else []
-    if isinstance(cell, QualityCell):
-        files += sorted((PACKAGE / "metrics").glob("*.py"))
-        files += sorted((PACKAGE / "extractors").glob("*.py"))
-    elif isinstance(cell, TrainCell):
-        files += sorted((home / "training").glob("*.py"))
-        files += sorted((home / "objectives").glob("*.py"))
-    else:
-        files += sorted((PACKAGE / "measure").glob("*.py"))
-    return tuple(files)
-
-
-def code_hash(files: Sequence[Path]) -> str:
-    """sha256 over the files' contents, in order."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(_content(file)).digest())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _content(file: Path) -> bytes:
-    return file.read_bytes()
-
-
-def kernel_hash() -> str:
-    """`code_hash` of the kernels alone."""
-    import visgen_kernels
-
-    return code_hash(sorted(Path(visgen_kernels.__file__).parent.rglob("*.py")))
-
-
-def _columns(
-    cell: Cell, config: Any, data: "Data | None", images: "Data | None", contents: Contents
-) -> dict[str, Any]:
-    """Columns of the `runs` row that follow from the cell."""
-    from visgen_bench.cell import canonical_json, source_of, spec_name, specification
-    from visgen_bench.measure import environment
-
-    size = getattr(config, "image_size", None) or (data.size if data is not None else None)
-    if images is not None:
-        size = images.size
-    channels = data.channels if data is not None else 3
-    resolution = f"3x{size[0]}x{size[1]}" if size else None
-    return {
-        "kind": cell.kind,
-        "model": source_of(cell),
-        "family": getattr(config, "family", None) or _folder_family(cell),
-        "weights": contents.weights,
-        "task": getattr(config, "task", "image-generation"),
-        "dataset": spec_name(cell.data) if cell.data else None,
-        "split": cell.split if isinstance(cell, QualityCell) else None,
-        "resolution": resolution,
-        "channels": channels,
-        "height": size[0] if size else None,
-        "width": size[1] if size else None,
-        "device_type": cell.device_type,
-        "device_name": environment.device_name(cell.device_type),
-        "dtype": cell.dtype,
-        "compile_mode": "default" if cell.compile else "none",
-        "attention": cell.attention,
-        "memory_format": cell.memory_format,
-        "batch_size": cell.samples_per_step,
-        "n_devices": cell.devices,
-        "n_nodes": 1,
-        "world_size": cell.devices,
-        "seed": cell.seed,
-        "data_fingerprint": contents.data_fingerprint,
-        "config_json": canonical_json(specification(cell, contents)),
-    }
-
-
-def _folder_family(cell: Cell) -> str | None:
-    """A folder scored against itself is a floor, as a reference generator is."""
-    if not isinstance(cell, QualityCell) or not cell.images:
-        return None
-    return "reference" if cell.images == cell.data else "folder"
 
 
 def _unique_names(cells: list[Resolved]) -> list[Resolved]:

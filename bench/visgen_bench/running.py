@@ -322,7 +322,7 @@ class _Runner:
         """Columns that are the same for every cell of this run."""
         if self._facts is None:
             from visgen_bench.measure import environment
-            from visgen_bench.resolution import kernel_hash
+            from visgen_bench.provenance import kernel_hash
 
             commit_of = environment.commit()
             self._facts = {
