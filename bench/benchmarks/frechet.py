@@ -106,7 +106,7 @@ def compare(n: int, d: int, repeats: int) -> dict[str, float | int | str]:
         "sqrtm_s": sqrtm,
         "ratio": sqrtm / min(before + after),
         "ratio_to_slowest": sqrtm / max(before + after),
-        "ratio_of_cpu_time": cpu_sqrtm / max(cpu_before + cpu_after),
+        "ratio_of_cpu_time": cpu_sqrtm / min(cpu_before + cpu_after),
         "cached_reference_s": min(with_reference),
         "difference": abs(value - theirs) / found.trace,
         "error_ours": abs(value - true) / found.trace,

@@ -59,6 +59,7 @@ class FrechetReference:
         factor: float64 (d, r) with S = factor factor', r the rank.
         trace: tr S.
         ddof: 1 or 0, used for both sides.
+        triangular: Whether the factor is lower triangular (Cholesky).
     """
 
     n: int
@@ -66,17 +67,20 @@ class FrechetReference:
     factor: Array
     trace: float
     ddof: int = 1
+    triangular: bool = False
 
     @classmethod
     def from_moments(cls, moments: Moments, ddof: int = 1) -> Self:
         """Factor S: by Cholesky at full rank, else by a truncated eigendecomposition."""
         covariance = moments.covariance(ddof)
+        trace = float(np.trace(covariance))
         factor = _cholesky(covariance) if moments.n > moments.width else None
-        if factor is None:
-            values, vectors = np.linalg.eigh(covariance)
-            kept = _kept(values, moments.n, moments.width)
-            factor = vectors[:, kept] * np.sqrt(values[kept])
-        return cls(moments.n, moments.mean, factor, float(np.trace(covariance)), ddof)
+        if factor is not None:
+            return cls(moments.n, moments.mean, factor, trace, ddof, triangular=True)
+        values, vectors = np.linalg.eigh(covariance)
+        kept = _kept(values, moments.n, moments.width)
+        factor = vectors[:, kept] * np.sqrt(values[kept])
+        return cls(moments.n, moments.mean, factor, trace, ddof)
 
     @classmethod
     def from_features(cls, features: Tensor | NDArray[Any], ddof: int = 1) -> Self:
@@ -102,7 +106,10 @@ class FrechetReference:
         """Distance to a side of which only the moments are known: one eigvalsh of (r, r)."""
         same_width(self.width, other.width)
         covariance = other.covariance(self.ddof)
-        inner = self.factor.T @ covariance @ self.factor  # (r, r)
+        if self.triangular:
+            inner = _lower_congruence(self.factor, covariance)  # (d, d), lower half
+        else:
+            inner = self.factor.T @ covariance @ self.factor  # (r, r)
         values = np.linalg.eigvalsh(inner) if inner.size else np.zeros(0)
         # Clipped, not truncated: the product's spectrum falls twice as fast as S's, and its tail
         # is not noise. Only n - 1 values can differ from zero.
@@ -132,6 +139,7 @@ class FrechetReference:
             "mean": self.mean,
             "factor": self.factor,
             "trace": np.array(self.trace),
+            "triangular": np.array(self.triangular),
         }
 
     @classmethod
@@ -144,6 +152,7 @@ class FrechetReference:
                 arrays["factor"],
                 float(arrays["trace"]),
                 int(arrays["ddof"]),
+                bool(arrays["triangular"]),
             )
         except KeyError as missing:
             raise StateError(f"a Frechet reference lacks the array {missing}.") from None
@@ -218,6 +227,23 @@ def _cholesky(covariance: Array) -> Array | None:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         return None
+
+
+def _lower_congruence(factor: Array, covariance: Array, block: int = 256) -> Array:
+    """The lower half of L' S L for lower triangular L, without the products with zeros.
+
+    A third of the dense arithmetic. Blocks above the diagonal stay zero: eigvalsh reads the lower
+    half only.
+    """
+    width = len(factor)
+    inner = np.zeros_like(covariance)
+    for first in range(0, width, block):
+        columns = slice(first, first + block)
+        half = covariance[:, first:] @ factor[first:, columns]  # (d, block)
+        for start in range(first, width, block):
+            rows = slice(start, start + block)
+            inner[rows, columns] = factor[start:, rows].T @ half[start:]
+    return inner
 
 
 def _kept(values: Array, n: int, width: int) -> NDArray[np.int64]:

@@ -34,7 +34,7 @@ from visgen_bench.metrics.streams import FeatureStream, Rows
 if TYPE_CHECKING:
     from visgen.data import Data
 
-_VERSION = 1  # raise it when what is stored changes its meaning
+_VERSION = 2  # raise it when what is stored changes its meaning
 
 LayerKey = tuple[str, str]  # extractor, layer
 

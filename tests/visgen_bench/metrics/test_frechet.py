@@ -303,3 +303,31 @@ def test_other_widths_flat_features_and_nan_are_refused() -> None:
 def test_a_reference_that_lacks_an_array_is_refused() -> None:
     with pytest.raises(StateError, match="factor"):
         FrechetReference.from_arrays({"n": np.array(3), "mean": np.zeros(2)})
+
+
+@pytest.mark.parametrize("d", [8, 256, 300])
+def test_a_triangular_factor_gives_what_the_dense_product_gives(d: int) -> None:
+    # 300 is no multiple of the block.
+    x, y = pair(2 * d, 3 * d, d)
+    reference = FrechetReference.from_moments(Moments.of(x))
+    assert reference.triangular
+    dense = FrechetReference(reference.n, reference.mean, reference.factor, reference.trace)
+    assert not dense.triangular
+    other = Moments.of(y)
+    expected = dense.to_moments(other)
+    assert reference.to_moments(other).value == pytest.approx(
+        expected.value, abs=1e-13 * expected.trace
+    )
+
+
+def test_a_feature_that_never_varies_is_no_obstacle() -> None:
+    x, y = pair(300, 200, 32)
+    x[:, 5] = 0.25
+    reference = FrechetReference.from_moments(Moments.of(x))
+    assert not reference.triangular
+    expected = frechet_distance_of_features(np.delete(x, 5, axis=1), np.delete(y, 5, axis=1)).value
+    alone = float((y[:, 5].mean() - 0.25) ** 2 + y[:, 5].var(ddof=1))
+    independent = y.copy()
+    independent[:, 5] = independent[:, 5].mean()
+    found = reference.to_moments(Moments.of(independent)).value
+    assert found + float(y[:, 5].var(ddof=1)) == pytest.approx(expected + alone, rel=1e-9)
