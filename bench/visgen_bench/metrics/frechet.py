@@ -224,7 +224,7 @@ def _cholesky(covariance: Array) -> Array | None:
     factor's product is the matrix to rounding either way.
     """
     try:
-        return np.linalg.cholesky(covariance)
+        return np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
 
