@@ -113,6 +113,18 @@ def test_what_a_cpu_does_not_have_is_null_with_its_reason_and_never_zero(plain: 
     assert all(row["value"] is not None or row["reason"] for row in rows)
 
 
+def test_a_time_names_the_switches_and_the_neighbours_it_was_taken_with(plain: tuple[Rows, Rows]):
+    rows, _ = plain
+    timed = [row for row in rows if row["metric"] in ("latency", "throughput")]
+    for row in timed:
+        options = json.loads(row["metric_opts"])
+        assert options["switches"]["threads"] == torch.get_num_threads()
+        tf32 = {"matmul_allow_tf32", "cudnn_allow_tf32", "float32_matmul_precision"}
+        assert tf32 <= set(options["switches"])
+        assert "cpu_share_of_others" in options
+        assert "exclusive" in row
+
+
 def test_start_up_is_reported_apart_from_latency(plain: tuple[Rows, Rows]):
     rows, _ = plain
     for metric in ("model_build", "to_device", "first_call", "warmup"):

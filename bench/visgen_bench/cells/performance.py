@@ -222,7 +222,7 @@ def _latency(
         pooled = [seconds for one in everyone for seconds in one.seconds]
         columns = {"timing_method": own.method, "l2": "warm", "n": len(pooled)}
         columns |= _exclusive(neighbours, report)
-        options = {"percentile_method": timing.PERCENTILE_METHOD}
+        options = {"percentile_method": timing.PERCENTILE_METHOD, **_setting(neighbours)}
         for found in timing.summary(pooled):
             report.statistic("latency", found, metric_opts=options, **columns)
         report.metric("outlier_frac", timing.outlier_fraction(pooled), **columns)
@@ -250,6 +250,12 @@ def _exclusive(neighbours: contention.Contention, report: Report) -> dict[str, A
     return {"exclusive": neighbours.exclusive}
 
 
+def _setting(neighbours: contention.Contention) -> dict[str, Any]:
+    """What a time depends on beside the cell: switches, threads, others on the cores."""
+    share = None if neighbours.share is None else round(neighbours.share, 4)
+    return {"switches": environment.numeric_switches(), "cpu_share_of_others": share}
+
+
 def _throughput(
     cell: PerformanceCell, work: Any, sync: timing.Sync, typical_s: float, report: Report
 ) -> float:
@@ -265,7 +271,10 @@ def _throughput(
     columns |= _exclusive(neighbours, report)
     together = timing.throughput(everyone, work.samples)
     samples = work.samples * blocks * iterations
-    report.statistic("throughput", together, n=samples * len(everyone), **columns)
+    options = {"blocks": blocks, "iterations": iterations, **_setting(neighbours)}
+    report.statistic(
+        "throughput", together, n=samples * len(everyone), metric_opts=options, **columns
+    )
     for rank, one in enumerate(everyone):
         if report.ranks.first:
             rates = [work.samples * b.iterations / ((b.end_ns - b.start_ns) * 1e-9) for b in one]
