@@ -106,7 +106,7 @@ def tile_bias(expanded: Tensor, size: Sequence[int], rows: Index, keys: Index) -
         if isinstance(cells, slice):
             out[:, piece] = expanded[:, x, cells]
         else:
-            out[:, piece] = expanded[:, x].index_select(-1, cells)
+            out[:, piece] = expanded[:, x].index_select(-1, cells.to(expanded.device))
     return out
 
 
