@@ -80,7 +80,11 @@ class Moments:
     def of(cls, features: Tensor | NDArray[Any]) -> Self:
         """Of all rows at once: features (n, d) of any float dtype."""
         array = float64_features(features)
-        return cls.empty(array.shape[1]).update(array)
+        if len(array) == 0:
+            return cls.empty(array.shape[1])
+        mean = array.mean(axis=0)
+        centred = array - mean
+        return cls(len(array), mean, centred.T @ centred)
 
     @property
     def width(self) -> int:
@@ -91,11 +95,7 @@ class Moments:
         """Add rows (b, d) of any float dtype; sums run in float64."""
         array = float64_features(features)
         same_width(self.width, array.shape[1])
-        if len(array) == 0:
-            return self
-        mean = array.mean(axis=0)
-        centred = array - mean
-        return self.merge(Moments(len(array), mean, centred.T @ centred))
+        return self.merge(Moments.of(array))
 
     def merge(self, other: Moments) -> Self:
         """Add what another stream saw; equal to having seen both, to rounding.
