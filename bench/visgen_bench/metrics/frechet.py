@@ -159,7 +159,7 @@ class FrechetReference:
 
 
 def frechet_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
-    """FD of two sets of moments, by truncated eigh of one side's covariance.
+    """FD of two sets of moments, by factoring one side's covariance.
 
     Args:
         a: Moments of one side, d features, n >= 2.
