@@ -33,11 +33,9 @@ def forward(
     problem = Problem(call, q, k, v, buffers=1, kept=q.new_empty(0))
     scratch = Scratch(problem.q)
     out = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=q.dtype)
-    lse = problem.empty(problem.n_q if with_lse else 0, problem.heads)
-    if problem.guarded:
-        lse.fill_(-torch.inf)
+    lse = problem.empty(problem.n_q, problem.heads).fill_(-torch.inf) if with_lse else None
     kept = problem.q.new_empty(problem.scores if keep else 0)
-    outs, lses = problem.arrange(out), problem.arrange(lse)
+    outs, lses = problem.arrange(out), None if lse is None else problem.arrange(lse)
     for chunk in problem.chunks():
         rows = length(chunk.rows)
         part = scratch.array("lse", chunk.items, rows) if with_lse else None
@@ -49,9 +47,10 @@ def forward(
         o = scratch.array("out", chunk.items, rows, v.shape[-1])
         problem.weighted_sum(weights, take(problem.v, chunk, chunk.keys), chunk, o)
         put(outs, chunk, chunk.rows, o)
-        if part is not None:
+        if lses is not None and part is not None:
             put(lses, chunk, chunk.rows, part)
-    return problem.join(out), problem.join(lse) if with_lse else lse.view(-1), kept
+    none = problem.q.new_empty(0)
+    return problem.join(out), none if lse is None else problem.join(lse), kept
 
 
 def backward(

@@ -8,7 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.op import attention_op
+from visgen_kernels.attention.op import call_attention
 from visgen_kernels.attention.problem import keeps_weights
 from visgen_kernels.attention.sdpa import attention_sdpa
 from visgen_kernels.biases import RelativePosition2d
@@ -188,7 +188,7 @@ def attention(
         raise ImplementationUnavailable(reason)
     if chosen == "chunked" or q.is_meta:
         keep = _needs_gradient(q, k, v, bias, key_bias) and _keeps(q, k, v, layout, mask)
-        out, lse, _ = attention_op(
+        out, lse, _ = call_attention(
             q,
             k,
             v,

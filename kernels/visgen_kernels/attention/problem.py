@@ -109,14 +109,17 @@ class Problem(Geometry):
 
     def canonical(self, x: Tensor) -> Tensor:
         """(b, *grid, h, d) -> (outer, inner, n, d) in the compute dtype; a view where possible."""
-        arranged = self.arrange(self.call.layout.split(x.to(self.dtype), self.axes))
+        x = x if x.dtype == self.dtype else x.to(self.dtype)
+        arranged = self.arrange(self.call.layout.split(x, self.axes))
         if self.group > 1 or arranged.stride(-1) != 1:
             return arranged.contiguous()
         return arranged
 
     def arrange(self, split: Tensor) -> Tensor:
         """(sequences, n, heads, ...) -> (outer, inner, n, ...), a view."""
-        return split.movedim(2, 0) if self.heads_outer else split.transpose(1, 2)
+        if not self.heads_outer:
+            return split.transpose(1, 2)
+        return split.permute(2, 0, 1, *range(3, split.ndim))
 
     def empty(self, n: int, *rest: int, dtype: torch.dtype | None = None) -> Tensor:
         """New memory (sequences, n, *rest), to be written through `arrange` and then joined.
