@@ -248,6 +248,14 @@ def test_a_key_that_is_seen_and_broken_is_not_hushed_up() -> None:
     assert out[:, 3:].isnan().all()
 
 
+def test_l2_attention_is_dot_attention_with_a_key_bias() -> None:
+    q, k, v = draw(2, 7, 2, 4), draw(2, 9, 2, 4, seed=1), draw(2, 9, 2, 3, seed=2)
+    distance = (q[:, :, None] - k[:, None]).square().sum(-1)  # (b, n_q, n_k, h)
+    expected = torch.einsum("bijh,bjhd->bihd", (-0.3 * distance).softmax(2), v)
+    out = attention(q, k, v, scale=0.6, key_bias=-0.3 * k.square().sum(-1))
+    torch.testing.assert_close(out, expected)
+
+
 def test_logits_times_a_thousand_give_one_hot_weights() -> None:
     q = torch.eye(4).double()[None, :, None] * 1000
     v = draw(1, 4, 1, 4)
