@@ -42,18 +42,63 @@ class Scratch:
     def __init__(self, like: Tensor) -> None:
         self.like = like
         self.memory: dict[str, Tensor] = {}
+        self.views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def array(self, name: str, *shape: int) -> Tensor:
         """An uninitialised array; the same name gives the same memory."""
-        count = prod(shape)
-        memory = self.memory.get(name)
-        if memory is None or memory.numel() < count:
-            memory = self.memory[name] = self.like.new_empty(count)
-        return memory[:count].view(shape)
+        view = self.views.get((name, shape))
+        if view is None:
+            memory, count = self.memory.get(name), prod(shape)
+            if memory is None or memory.numel() < count:
+                view = self.like.new_empty(shape)
+                self.memory[name] = view.view(-1)
+            else:
+                view = memory[:count].view(shape)
+            self.views[name, shape] = view
+        return view
 
     def scores(self, name: str, chunk: Chunk) -> Tensor:
         """An uninitialised (items, rows, keys) array."""
         return self.array(name, chunk.items, *chunk.shape[2:])
+
+
+class Parts:
+    """A tensor (outer, inner, n, ...) that is read and written chunk by chunk.
+
+    Taking it apart once is several times cheaper than indexing it for every chunk.
+    """
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+        self.outer = whole.unbind(0)
+
+    def items(self, chunk: Chunk) -> Tensor:
+        """The chunk's sequences and heads, (items, n, ...)."""
+        if chunk.shape[0] > 1:
+            return self.whole[chunk.outer].flatten(0, 1)
+        part = self.outer[chunk.outer.start]
+        return part if chunk.shape[1] == part.shape[0] else part[chunk.inner]
+
+    def take(self, chunk: Chunk, index: Index) -> Tensor:
+        """Of these the rows or keys `index`, (items, length of index, ...)."""
+        return select(self.items(chunk), index, 1)
+
+    def put(self, chunk: Chunk, index: Index, value: Tensor, scale: float = 1.0) -> None:
+        """Write scale * value (items, length of index, ...) there."""
+        if chunk.shape[0] > 1:
+            part, along = self.whole[chunk.outer], 2
+            value = value.unflatten(0, chunk.shape[:2])
+        else:
+            part, along = self.items(chunk), 1
+        if not isinstance(index, slice):
+            where = (slice(None),) * along + (index,)
+            part[where] = (value * scale).to(part.dtype)
+            return
+        part = select(part, index, along)
+        if scale == 1.0:
+            part.copy_(value)
+        else:
+            torch.mul(value, scale, out=part)
 
 
 def length(index: Index) -> int:
@@ -68,13 +113,6 @@ def equal_parts(total: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def items(x: Tensor, chunk: Chunk) -> Tensor:
-    """The chunk's part of x (outer, inner, ...) -> (items, ...)."""
-    if chunk.shape[0] == 1:
-        return x[chunk.outer.start, chunk.inner]
-    return x[chunk.outer].flatten(0, 1)
-
-
 def select(x: Tensor, index: Index, dim: int) -> Tensor:
     """The rows or keys `index` along an axis of x."""
     if not isinstance(index, slice):
@@ -82,26 +120,3 @@ def select(x: Tensor, index: Index, dim: int) -> Tensor:
     if index.stop - index.start == x.shape[dim]:
         return x
     return x.narrow(dim, index.start, index.stop - index.start)
-
-
-def take(x: Tensor, chunk: Chunk, index: Index) -> Tensor:
-    """The chunk's part of x (outer, inner, n, d) -> (items, length of index, d)."""
-    return select(items(x, chunk), index, 1)
-
-
-def put(x: Tensor, chunk: Chunk, index: Index, value: Tensor, scale: float = 1.0) -> None:
-    """Write scale * value (items, length of index, ...) into the chunk's part of x."""
-    if chunk.shape[0] == 1:
-        part, along = x[chunk.outer.start, chunk.inner], 1
-    else:
-        part, along = x[chunk.outer], 2
-        value = value.unflatten(0, chunk.shape[:2])
-    if not isinstance(index, slice):
-        where = (slice(None),) * along + (index,)
-        part[where] = (value * scale).to(x.dtype)
-        return
-    part = select(part, index, along)
-    if scale == 1.0:
-        part.copy_(value)
-    else:
-        torch.mul(value, scale, out=part)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Scratch, items, length, put, take
+from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length
 from visgen_kernels.attention.gradients import InputGradients, Needs
 from visgen_kernels.attention.problem import Call, Problem
 
@@ -31,26 +31,28 @@ def forward(
     unless asked for.
     """
     problem = Problem(call, q, k, v, buffers=1, kept=q.new_empty(0))
-    scratch = Scratch(problem.q)
+    scratch = Scratch(problem.like)
     out = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=q.dtype)
     lse = problem.empty(problem.n_q, problem.heads).fill_(-torch.inf) if with_lse else None
-    kept = problem.q.new_empty(problem.scores if keep else 0)
-    outs, lses = problem.arrange(out), None if lse is None else problem.arrange(lse)
+    outs = Parts(problem.arrange(out))
+    lses = None if lse is None else Parts(problem.arrange(lse))
+    kept = Parts(problem.like.new_empty(problem.scores)) if keep else None
     for chunk in problem.chunks():
         rows = length(chunk.rows)
-        part = scratch.array("lse", chunk.items, rows) if with_lse else None
-        memory = items(kept, chunk) if keep else scratch.scores("weights", chunk)
+        part = None if lses is None else scratch.array("lse", chunk.items, rows)
+        memory = scratch.scores("weights", chunk) if kept is None else kept.items(chunk)
         weights = problem.softmax(chunk, memory, part)
         factors = problem.keep(chunk)
         if factors is not None:
             weights = weights * factors
         o = scratch.array("out", chunk.items, rows, v.shape[-1])
-        problem.weighted_sum(weights, take(problem.v, chunk, chunk.keys), chunk, o)
-        put(outs, chunk, chunk.rows, o)
+        problem.weighted_sum(weights, problem.v.take(chunk, chunk.keys), chunk, o)
+        outs.put(chunk, chunk.rows, o)
         if lses is not None and part is not None:
-            put(lses, chunk, chunk.rows, part)
-    none = problem.q.new_empty(0)
-    return problem.join(out), none if lse is None else problem.join(lse), kept
+            lses.put(chunk, chunk.rows, part)
+    joined = problem.like.new_empty(0) if lse is None else problem.join(lse)
+    weights = problem.like.new_empty(0) if kept is None else kept.whole
+    return problem.join(out), joined, weights
 
 
 def backward(
@@ -69,12 +71,12 @@ def backward(
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
     problem = Problem(call, q, k, v, buffers=2, kept=kept)
-    scratch = Scratch(problem.q)
+    scratch = Scratch(problem.like)
     grads = problem.canonical(grad)
     results = InputGradients(problem, needs, packed, (q, k, v))
     for chunk in problem.chunks():
         weights = problem.weights(chunk, scratch)
-        g = take(grads, chunk, chunk.rows)
+        g = grads.take(chunk, chunk.rows)
         factors = problem.keep(chunk)
         if needs.v:
             dropped = weights if factors is None else weights * factors
@@ -82,16 +84,16 @@ def backward(
         if not needs.scores:
             continue
         ds = scratch.scores("ds", chunk)
-        torch.bmm(g, take(problem.v, chunk, chunk.keys).mT, out=ds)
+        torch.bmm(g, problem.v.take(chunk, chunk.keys).mT, out=ds)
         if factors is not None:
             ds.mul_(factors)
         softmax_backward(problem, chunk, ds, weights)
         if needs.q:
             dq = scratch.array("dq", chunk.items, length(chunk.rows), q.shape[-1])
-            problem.weighted_sum(ds, take(problem.k, chunk, chunk.keys), chunk, dq)
-            put(results.q, chunk, chunk.rows, dq, call.scale)
+            problem.weighted_sum(ds, problem.k.take(chunk, chunk.keys), chunk, dq)
+            results.q.put(chunk, chunk.rows, dq, call.scale)
         if needs.k:
-            results.k.add(chunk, (ds, take(problem.q, chunk, chunk.rows)), scale=call.scale)
+            results.k.add(chunk, (ds, problem.q.take(chunk, chunk.rows)), scale=call.scale)
         results.bias.add(chunk, ds)
     return results.finish()
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Scratch, length, put, take
+from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length, select
 from visgen_kernels.attention.chunked import softmax_backward
 from visgen_kernels.attention.gradients import InputGradients, Needs
 from visgen_kernels.attention.problem import Call, Problem
@@ -43,7 +43,7 @@ class _Cotangents:
     """The cotangents in the problem's canonical form."""
 
     def __init__(self, problem: Problem, given: Cotangents) -> None:
-        def canonical(x: Tensor | None) -> Tensor | None:
+        def canonical(x: Tensor | None) -> Parts | None:
             return None if x is None else problem.canonical(x)
 
         self.q, self.k, self.v = canonical(given.q), canonical(given.k), canonical(given.v)
@@ -52,7 +52,7 @@ class _Cotangents:
             self.expanded = expand_table(given.table, problem.call.size, problem.dtype)
         if given.key_bias is not None:
             split = problem.call.layout.split(given.key_bias.to(problem.dtype), problem.axes)
-            self.shift = problem.arrange(split)[:, :, None, :]
+            self.shift = Parts(problem.arrange(split)[:, :, None, :])
 
 
 def double_backward(
@@ -71,13 +71,14 @@ def double_backward(
 ) -> list[Tensor]:
     """Gradients of grad, q (or packed), k, v, table, key bias: those needed, in this order."""
     problem = Problem(call, q, k, v, buffers=4, kept=kept)
-    scratch = Scratch(problem.q)
+    scratch = Scratch(problem.like)
     grads = problem.canonical(grad)
-    delta = (grads * problem.canonical(out)).sum(-1, keepdim=True)  # (outer, inner, n_q, 1)
+    products = grads.whole * problem.canonical(out).whole
+    delta = Parts(products.sum(-1, keepdim=True))  # (outer, inner, n_q, 1)
     given = _Cotangents(problem, cotangents)
     results = InputGradients(problem, needs, packed, (q, k, v))
     memory = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=grad.dtype)
-    grad_grads = problem.arrange(memory)
+    grad_grads = Parts(problem.arrange(memory))
     for chunk in problem.chunks():
         _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads, needs_grad)
     first = [problem.join(memory)] if needs_grad else []
@@ -89,19 +90,19 @@ def _add_chunk(
     scratch: Scratch,
     chunk: Chunk,
     given: _Cotangents,
-    grads: Tensor,
-    delta: Tensor,
+    grads: Parts,
+    delta: Parts,
     results: InputGradients,
-    grad_grads: Tensor,
+    grad_grads: Parts,
     needs_grad: bool,
 ) -> None:
     """Everything that one chunk of scores contributes."""
     needs, rows, scale = results.needs, length(chunk.rows), problem.call.scale
-    g, q = take(grads, chunk, chunk.rows), take(problem.q, chunk, chunk.rows)
-    k, v = take(problem.k, chunk, chunk.keys), take(problem.v, chunk, chunk.keys)
-    u = None if given.q is None else take(given.q, chunk, chunk.rows)
-    w = None if given.k is None else take(given.k, chunk, chunk.keys)
-    x = None if given.v is None else take(given.v, chunk, chunk.keys)
+    g, q = grads.take(chunk, chunk.rows), problem.q.take(chunk, chunk.rows)
+    k, v = problem.k.take(chunk, chunk.keys), problem.v.take(chunk, chunk.keys)
+    u = None if given.q is None else given.q.take(chunk, chunk.rows)
+    w = None if given.k is None else given.k.take(chunk, chunk.keys)
+    x = None if given.v is None else given.v.take(chunk, chunk.keys)
     factors = problem.keep(chunk)
 
     p = problem.weights(chunk, scratch)
@@ -116,7 +117,7 @@ def _add_chunk(
         problem.weighted_sum(dropped_n, v, chunk, out)
         if x is not None:
             torch.baddbmm(out, dropped_p, x, out=out)
-        put(grad_grads, chunk, chunk.rows, out)
+        grad_grads.put(chunk, chunk.rows, out)
     if not needs.scores:
         return
 
@@ -124,7 +125,7 @@ def _add_chunk(
     torch.bmm(g, v.mT, out=d)
     if factors is not None:
         d.mul_(factors)
-    d.sub_(take(delta, chunk, chunk.rows))
+    d.sub_(delta.take(chunk, chunk.rows))
     if not problem.finite:
         d.masked_fill_(problem.hidden_scores(chunk), 0.0)
     n.mul_(d)  # Z
@@ -140,7 +141,7 @@ def _add_chunk(
         problem.weighted_sum(gs, k, chunk, out)
         if w is not None:
             torch.baddbmm(out, ds, w, out=out)
-        put(results.q, chunk, chunk.rows, out, scale)
+        results.q.put(chunk, chunk.rows, out, scale)
     if needs.k:
         pairs = [(gs, q)] if u is None else [(gs, q), (ds, u)]
         results.k.add(chunk, *pairs, scale=scale)
@@ -161,15 +162,15 @@ def _score_cotangent(
             beta = 1.0
     scale = problem.call.scale
     if given.q is not None:
-        u, k = take(given.q, chunk, chunk.rows), take(problem.k, chunk, chunk.keys)
+        u, k = given.q.take(chunk, chunk.rows), problem.k.take(chunk, chunk.keys)
         torch.baddbmm(m, u, k.mT, beta=beta, alpha=scale, out=m)
         beta = 1.0
     if given.k is not None:
-        q, w = take(problem.q, chunk, chunk.rows), take(given.k, chunk, chunk.keys)
+        q, w = problem.q.take(chunk, chunk.rows), given.k.take(chunk, chunk.keys)
         torch.baddbmm(m, q, w.mT, beta=beta, alpha=scale, out=m)
         beta = 1.0
     if not beta:
         m.zero_()
     if given.shift is not None:
-        m.add_(problem.key_part(given.shift, chunk))
+        m.add_(select(given.shift.items(chunk), chunk.keys, 2))
     return m

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Scratch, items, length, put
+from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length
 from visgen_kernels.attention.problem import Problem
 from visgen_kernels.biases import reduce_expanded, reduce_tile_bias
 
@@ -41,23 +41,23 @@ class KeySums:
 
     def __init__(self, problem: Problem, target: Tensor) -> None:
         self.problem = problem
-        self.target = target
-        self.scratch = Scratch(problem.q)
-        self.sums: Tensor | None = None
-        d = target.shape[-1]
-        self.transposed = d <= _TRANSPOSED_SUMS and 4 * d <= problem.n_k
+        self.target = Parts(target)
+        self.scratch = Scratch(problem.like)
+        self.sums: Parts | None = None
+        self.d = target.shape[-1]
+        self.transposed = self.d <= _TRANSPOSED_SUMS and 4 * self.d <= problem.n_k
 
     def add(self, chunk: Chunk, *pairs: tuple[Tensor, Tensor], scale: float = 1.0) -> None:
         """Add scale * sum of weights^T (keys, rows) @ x (rows, d) over the pairs."""
         if chunk.covers(self.problem.n_q, self.problem.n_k):
             product = self._product(chunk, pairs, scale)
-            put(self.target, chunk, chunk.keys, product)
+            self.target.put(chunk, chunk.keys, product)
             return
         if self.sums is None:
-            outer, inner, n_k, d = self.target.shape
+            outer, inner, n_k, d = self.target.whole.shape
             shape = (d, n_k) if self.transposed else (n_k, d)
-            self.sums = self.problem.q.new_zeros(outer, inner, *shape)
-        sums = items(self.sums, chunk)
+            self.sums = Parts(self.problem.like.new_zeros(outer, inner, *shape))
+        sums = self.sums.items(chunk)
         if isinstance(chunk.keys, slice) and chunk.shape[3] == self.problem.n_k:
             for weights, x in pairs:
                 first, second = (x.mT, weights) if self.transposed else (weights.mT, x)
@@ -70,7 +70,7 @@ class KeySums:
     def _product(
         self, chunk: Chunk, pairs: tuple[tuple[Tensor, Tensor], ...], scale: float
     ) -> Tensor:
-        keys, d = length(chunk.keys), self.target.shape[-1]
+        keys, d = length(chunk.keys), self.d
         shape = (d, keys) if self.transposed else (keys, d)
         out = self.scratch.array("product", chunk.items, *shape)
         for number, (weights, x) in enumerate(pairs):
@@ -80,7 +80,8 @@ class KeySums:
 
     def finish(self) -> None:
         if self.sums is not None:
-            self.target.copy_(self.sums.mT if self.transposed else self.sums)
+            sums = self.sums.whole
+            self.target.whole.copy_(sums.mT if self.transposed else sums)
 
 
 class BiasSums:
@@ -92,11 +93,11 @@ class BiasSums:
         if table and problem.call.size is not None:
             height, width = problem.call.size
             shape = (problem.heads, width, (2 * height - 1) * width)
-            self.expanded = problem.q.new_zeros(shape)
+            self.expanded = problem.like.new_zeros(shape)
         self.shift = None
         if key_bias:
-            self.shift = problem.q.new_zeros(problem.outer, problem.inner, problem.n_k)
-        self.tile = problem.q.new_empty(0)
+            self.shift = problem.like.new_zeros(problem.outer, problem.inner, problem.n_k)
+        self.tile = problem.like.new_empty(0)
 
     def add(self, chunk: Chunk, ds: Tensor) -> None:
         """Add the gradient of a chunk's scores (items, rows, keys)."""
@@ -153,7 +154,7 @@ class InputGradients:
                     (problem.n_k, v, needs.v),
                 )
             ]
-        self.q = problem.arrange(parts[0])
+        self.q = Parts(problem.arrange(parts[0]))
         self.k = KeySums(problem, problem.arrange(parts[1]))
         self.v = KeySums(problem, problem.arrange(parts[2]))
         self.bias = BiasSums(problem, needs.table, needs.key_bias)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Scratch, equal_parts, items, length, select, take
+from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, equal_parts, length, select
 from visgen_kernels.biases import expand_table, tile_bias
 from visgen_kernels.dropout import keep_factors
 from visgen_kernels.layouts import Layout
@@ -98,22 +98,23 @@ class Problem(Geometry):
         if q.numel() <= _MERGED_INPUTS:
             self.group = max(1, self.budget // max(1, self.inner * self.n_q * self.n_k))
         self.q, self.k, self.v = self.canonical(q), self.canonical(k), self.canonical(v)
-        self.kept = kept if kept.ndim == 4 else None
+        self.like = self.q.whole  # dtype and device of everything new
+        self.kept = Parts(kept) if kept.ndim == 4 else None
         self.shift = self._key_shift(q.device)
         self.guarded = self.shift is not None or not isinstance(call.mask, Full)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
-        self.finite = not self.guarded or _all_finite(self.k, self.v)
+        self.finite = not self.guarded or _all_finite(self.k.whole, self.v.whole)
         self.expanded = None  # the bias is in the kept weights already
         if call.table is not None and call.size is not None and self.kept is None:
             self.expanded = expand_table(call.table, call.size, self.dtype)
 
-    def canonical(self, x: Tensor) -> Tensor:
+    def canonical(self, x: Tensor) -> Parts:
         """(b, *grid, h, d) -> (outer, inner, n, d) in the compute dtype; a view where possible."""
         x = x if x.dtype == self.dtype else x.to(self.dtype)
         arranged = self.arrange(self.call.layout.split(x, self.axes))
         if self.group > 1 or arranged.stride(-1) != 1:
-            return arranged.contiguous()
-        return arranged
+            arranged = arranged.contiguous()
+        return Parts(arranged)
 
     def arrange(self, split: Tensor) -> Tensor:
         """(sequences, n, heads, ...) -> (outer, inner, n, ...), a view."""
@@ -128,15 +129,15 @@ class Problem(Geometry):
         """
         shape = (self.sequences, n, *rest)
         if self.guarded or not (self.n_q and self.n_k):
-            return self.q.new_zeros(shape, dtype=dtype or self.dtype)
-        return self.q.new_empty(shape, dtype=dtype or self.dtype)
+            return self.like.new_zeros(shape, dtype=dtype or self.dtype)
+        return self.like.new_empty(shape, dtype=dtype or self.dtype)
 
     def join(self, x: Tensor, *, of_keys: bool = False) -> Tensor:
         """(sequences, n, *rest) -> (b, *grid, *rest), contiguous."""
         grid = self.key_grid if of_keys else self.grid
         return self.call.layout.join(x, self.batch, grid).contiguous()
 
-    def _key_shift(self, device: torch.device) -> Tensor | None:
+    def _key_shift(self, device: torch.device) -> Parts | None:
         """What every query adds to the score of a key, -inf hides: (outer, inner, 1, n_k)."""
         shift = None
         layout, key_bias, lengths = self.call.layout, self.call.key_bias, self.call.key_lengths
@@ -148,9 +149,9 @@ class Problem(Geometry):
             beyond = torch.arange(self.n_k, device=device) >= limit.to(device)[:, None]
             beyond = beyond[:, :, None].expand(-1, -1, self.heads)
             beyond = self.arrange(beyond)[:, :, None, :]
-            base = self.q.new_zeros(()) if shift is None else shift
+            base = self.like.new_zeros(()) if shift is None else shift
             shift = base.masked_fill(beyond, -torch.inf)
-        return shift
+        return None if shift is None else Parts(shift)
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks, tile by tile: within a tile outer by outer, within that inner by inner."""
@@ -191,18 +192,17 @@ class Problem(Geometry):
 
     def _hidden(self, rows: Index, keys: Index) -> Tensor:
         i = positions(rows)[:, None] + self.n_k - self.n_q
-        return self.call.mask.visible(i, positions(keys)[None]).logical_not_().to(self.q.device)
+        return self.call.mask.visible(i, positions(keys)[None]).logical_not_().to(self.like.device)
 
     def weights(self, chunk: Chunk, scratch: Scratch) -> Tensor:
         """Softmax weights of a chunk (items, rows, keys): the kept ones, or computed. Read only."""
         if self.kept is None:
             return self.softmax(chunk, scratch.scores("weights", chunk))
-        return select(take(self.kept, chunk, chunk.rows), chunk.keys, 2)
+        return select(self.kept.take(chunk, chunk.rows), chunk.keys, 2)
 
     def softmax(self, chunk: Chunk, out: Tensor, lse: Tensor | None = None) -> Tensor:
         """Softmax of the chunk's scores, in `out`; writes log-sum-exp into lse (items, rows)."""
-        q = take(self.q, chunk, chunk.rows)
-        k = take(self.k, chunk, chunk.keys)
+        q, k = self.q.take(chunk, chunk.rows), self.k.take(chunk, chunk.keys)
         shift = self.chunk_shift(chunk)
         if chunk.bias is not None:
             out.view(chunk.shape).copy_(chunk.bias)
@@ -227,16 +227,12 @@ class Problem(Geometry):
 
     def chunk_shift(self, chunk: Chunk) -> Tensor | None:
         """What a chunk's keys add to their scores, (items, 1, keys), or None."""
-        return None if self.shift is None else self.key_part(self.shift, chunk)
-
-    def key_part(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """The chunk's part of x (outer, inner, 1, n_k) -> (items, 1, keys)."""
-        return select(items(x, chunk), chunk.keys, 2)
+        return None if self.shift is None else select(self.shift.items(chunk), chunk.keys, 2)
 
     def hidden_scores(self, chunk: Chunk) -> Tensor:
         """(items or 1, rows or 1, keys) bool: hidden by mask, key bias or key length."""
         shift = self.chunk_shift(chunk)
-        hidden = torch.zeros((), dtype=torch.bool, device=self.q.device)
+        hidden = torch.zeros((), dtype=torch.bool, device=self.like.device)
         if shift is not None:
             hidden = hidden | (shift == -torch.inf)
         return hidden if chunk.hidden is None else hidden | chunk.hidden
@@ -266,7 +262,7 @@ class Problem(Geometry):
         else:
             numbers = (outer * self.heads + inner).flatten()
         rows, keys = positions(chunk.rows), positions(chunk.keys)
-        device = self.q.device
+        device = self.like.device
         return keep_factors(
             int(self.call.seed),
             numbers.to(device),
