@@ -19,6 +19,11 @@ def numbers(out: Path, metric: str) -> list[float | None]:
     return [row["value"] for row in rows(out, "metrics") if row["metric"] == metric]
 
 
+def _state(pid: int) -> str:
+    """R running, S sleeping, T stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def _pending(pid: int) -> int:
     """Signals that a process has not taken yet, as the kernel's bit mask."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -82,6 +87,8 @@ def test_sigterm_to_the_harness_ends_with_143(bench) -> None:
 def test_a_second_interrupt_kills_a_worker_that_does_not_listen(bench) -> None:
     def twice(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)  # a stopped process cannot act on SIGTERM
+        while _state(pid) != "T":  # a SIGTERM that comes before it has stopped would be taken first
+            os.sched_yield()
         os.kill(os.getpid(), signal.SIGINT)
         while not _pending(pid) & (1 << (signal.SIGTERM - 1)):
             os.sched_yield()
