@@ -156,7 +156,8 @@ class Problem(Geometry):
     def chunks(self) -> Iterator[Chunk]:
         """All chunks, tile by tile: within a tile outer by outer, within that inner by inner."""
         square = self.n_q * self.n_k
-        rows = self.n_q if square <= self.budget else max(16, self.budget // self.n_k)
+        pair = min(2, self.inner)  # products side by side keep two threads busy
+        rows = self.n_q if square <= self.budget else max(16, self.budget // (self.n_k * pair))
         most = self.inner if self.group > 1 else max(1, self.budget // max(1, rows * self.n_k))
         inners, outers = equal_parts(self.inner, most), equal_parts(self.outer, self.group)
         for tile in self.call.mask.tiles(self.n_q, self.n_k, max(1, rows)):
