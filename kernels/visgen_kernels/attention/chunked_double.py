@@ -78,9 +78,9 @@ def double_backward(
     given = _Cotangents(problem, cotangents)
     results = InputGradients(problem, needs, packed, (q, k, v))
     memory = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=grad.dtype)
-    grad_grads = Parts(problem.arrange(memory))
+    grad_grads = Parts(problem.arrange(memory)) if needs_grad else None
     for chunk in problem.chunks():
-        _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads, needs_grad)
+        _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads)
     first = [problem.join(memory)] if needs_grad else []
     return first + results.finish()
 
@@ -93,30 +93,24 @@ def _add_chunk(
     grads: Parts,
     delta: Parts,
     results: InputGradients,
-    grad_grads: Parts,
-    needs_grad: bool,
+    grad_grads: Parts | None,
 ) -> None:
     """Everything that one chunk of scores contributes."""
-    needs, rows, scale = results.needs, length(chunk.rows), problem.call.scale
-    g, q = grads.take(chunk, chunk.rows), problem.q.take(chunk, chunk.rows)
-    k, v = problem.k.take(chunk, chunk.keys), problem.v.take(chunk, chunk.keys)
-    u = None if given.q is None else given.q.take(chunk, chunk.rows)
-    w = None if given.k is None else given.k.take(chunk, chunk.keys)
+    needs = results.needs
+    g, v = grads.take(chunk, chunk.rows), problem.v.take(chunk, chunk.keys)
     x = None if given.v is None else given.v.take(chunk, chunk.keys)
     factors = problem.keep(chunk)
-
     p = problem.weights(chunk, scratch)
     n = _score_cotangent(problem, scratch, chunk, given)
     softmax_backward(problem, chunk, n, p)
     dropped_n = n if factors is None else n * factors
-    dropped_p = p if factors is None else p * factors
     if needs.v:
         results.v.add(chunk, (dropped_n, g))
-    if needs_grad:
-        out = scratch.array("gg", chunk.items, rows, g.shape[-1])
+    if grad_grads is not None:
+        out = scratch.array("gg", chunk.items, length(chunk.rows), g.shape[-1])
         problem.weighted_sum(dropped_n, v, chunk, out)
         if x is not None:
-            torch.baddbmm(out, dropped_p, x, out=out)
+            torch.baddbmm(out, p if factors is None else p * factors, x, out=out)
         grad_grads.put(chunk, chunk.rows, out)
     if not needs.scores:
         return
@@ -128,22 +122,37 @@ def _add_chunk(
     d.sub_(delta.take(chunk, chunk.rows))
     if not problem.finite:
         d.masked_fill_(problem.hidden_scores(chunk), 0.0)
-    n.mul_(d)  # Z
+    z = n.mul_(d)
     ds = d.mul_(p)
     if x is not None:
         r = scratch.scores("r", chunk)
         torch.bmm(g, x.mT, out=r)
-        n.addcmul_(r if factors is None else r.mul_(factors), p)
-    gs = n.addcmul_(p, n.sum(-1, keepdim=True), value=-1.0)
+        z.addcmul_(r if factors is None else r.mul_(factors), p)
+    gs = z.addcmul_(p, z.sum(-1, keepdim=True), value=-1.0)
+    _add_scores(problem, scratch, chunk, given, ds, gs, results)
 
+
+def _add_scores(
+    problem: Problem,
+    scratch: Scratch,
+    chunk: Chunk,
+    given: _Cotangents,
+    ds: Tensor,
+    gs: Tensor,
+    results: InputGradients,
+) -> None:
+    """What dS and gS of a chunk give to q, k, table and key bias."""
+    needs, scale = results.needs, problem.call.scale
     if needs.q:
-        out = scratch.array("gq", chunk.items, rows, q.shape[-1])
-        problem.weighted_sum(gs, k, chunk, out)
-        if w is not None:
-            torch.baddbmm(out, ds, w, out=out)
+        out = scratch.array("gq", chunk.items, length(chunk.rows), problem.q.whole.shape[-1])
+        problem.weighted_sum(gs, problem.k.take(chunk, chunk.keys), chunk, out)
+        if given.k is not None:
+            torch.baddbmm(out, ds, given.k.take(chunk, chunk.keys), out=out)
         results.q.put(chunk, chunk.rows, out, scale)
     if needs.k:
-        pairs = [(gs, q)] if u is None else [(gs, q), (ds, u)]
+        pairs = [(gs, problem.q.take(chunk, chunk.rows))]
+        if given.q is not None:
+            pairs.append((ds, given.q.take(chunk, chunk.rows)))
         results.k.add(chunk, *pairs, scale=scale)
     results.bias.add(chunk, gs)
 
