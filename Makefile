@@ -39,6 +39,7 @@ figures: $(VENV)/.test
 	$(BIN)/python bench/benchmarks/frechet.py
 	$(BIN)/python bench/benchmarks/sampling_memory.py
 	$(BIN)/python bench/benchmarks/harness_overhead.py
+	$(BIN)/python bench/benchmarks/performance_share.py
 	$(BIN)/python bench/benchmarks/transgan_step.py
 	$(BIN)/python kernels/benchmarks/attention_cpu.py
 

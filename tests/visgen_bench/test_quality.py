@@ -1,6 +1,7 @@
 """Quality cells: references first, seeds by index, ranks and chunks that change nothing."""
 
 import itertools
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def score(folder: Path, **fields: Any) -> dict[str, dict[str, Any]]:
     given = {"data": "digits:8", "samples": 30, "metrics": ("copy_share",), **fields}
     if "images" not in given:
         given = {"model": "pca20-gaussian", "weights": "fit", **given}
+    offline = given.pop("offline", True)
     cell = QualityCell(**given)
     records = Records()
-    context = Context(root=folder, spec_key=key, sink=records, limit=limit, offline=True)
+    context = Context(root=folder, spec_key=key, sink=records, limit=limit, offline=offline)
     run_quality(cell, context)
     rows = [record["row"] for record in records.records if "row" in record]
     return {row["metric"]: row for row in rows if row["metric"] != "params"}
@@ -124,6 +126,23 @@ def test_metrics_without_weights_are_null_with_the_fix(
     assert "VISGEN_WEIGHTS_DIR" in row["reason"]
     with pytest.raises(Unavailable, match="VISGEN_WEIGHTS_DIR"):
         score(tmp_path, metrics=("fid", "kid"))
+
+
+def test_a_download_that_fails_leaves_the_other_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("VISGEN_WEIGHTS_DIR", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        proxy = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("no_proxy", "")
+        rows = score(tmp_path, metrics=("fid", "copy_share"), offline=False)
+    assert rows["fid"]["value"] is None
+    assert "cannot be reached" in rows["fid"]["reason"]
+    assert rows["copy_share"]["value"] is not None
 
 
 def test_an_untrained_twin_is_seeded(root: Path) -> None:

@@ -22,6 +22,7 @@ from visgen_bench.context import Context, Unavailable
 if TYPE_CHECKING:
     from visgen.data import Data
     from visgen_bench.cells.samples import Source
+    from visgen_bench.extractors.opening import Extractors
     from visgen_bench.metrics.evaluation import ImageEvaluation, MetricValue, ReferenceStatistics
 
 
@@ -36,9 +37,10 @@ def run_quality(cell: QualityCell, context: Context) -> None:
     from visgen_bench.presets import config_of
 
     ranks = Ranks(context)
-    possible, reasons = _possible(cell, context)
+    extractors = _extractors(cell, context)
+    possible, reasons = _possible(cell, context, extractors, ranks)
     data = open_data(cell.data, root=context.data_root, offline=context.offline)
-    reference = _reference(cell, context, data, possible, ranks)
+    reference = _reference(cell, context, data, possible, extractors, ranks)
     config = config_of(cell) if cell.model else None
     from visgen_bench.cells.samples import source_of
 
@@ -58,7 +60,7 @@ def run_quality(cell: QualityCell, context: Context) -> None:
     shutil.rmtree(context.state, ignore_errors=True)
 
 
-def _extractors(cell: QualityCell, context: Context) -> Any:
+def _extractors(cell: QualityCell, context: Context) -> "Extractors":
     from visgen_bench.extractors.opening import Extractors
 
     device = cell.device
@@ -67,12 +69,18 @@ def _extractors(cell: QualityCell, context: Context) -> Any:
     return Extractors(device, allow_download=not context.offline)
 
 
-def _possible(cell: QualityCell, context: Context) -> tuple[list[str], dict[str, str]]:
+def _possible(
+    cell: QualityCell, context: Context, extractors: "Extractors", ranks: Ranks
+) -> tuple[list[str], dict[str, str]]:
     """Metrics that can be computed here, and why the others cannot."""
-    from visgen_bench.metrics.evaluation import available
-
-    extractors = _extractors(cell, context)
-    reasons = {metric: available(metric, extractors) for metric in dict.fromkeys(cell.metrics)}
+    asked = list(dict.fromkeys(cell.metrics))
+    if not ranks.first:
+        ranks.barrier()  # rank 0 downloads what is missing, the others find it
+    faults = {metric: _fault(metric, extractors) for metric in asked}
+    if ranks.first:
+        ranks.barrier()
+    everywhere = ranks.gather(faults)  # a metric needs its network on every rank
+    reasons = {m: next((f[m] for f in everywhere if f[m]), None) for m in asked}
     possible = [metric for metric, reason in reasons.items() if reason is None]
     missing = {metric: reason for metric, reason in reasons.items() if reason is not None}
     if not possible:
@@ -82,8 +90,30 @@ def _possible(cell: QualityCell, context: Context) -> tuple[list[str], dict[str,
     return possible, missing
 
 
+def _fault(metric: str, extractors: "Extractors") -> str | None:
+    """Why a metric cannot be computed, found out by opening its network; None if it can."""
+    from visgen_bench.extractors.opening import EXTRACTORS
+    from visgen_bench.extractors.weights import WeightsError
+    from visgen_bench.metrics.evaluation import available
+    from visgen_bench.metrics.protocol import protocol
+
+    reason = available(metric, extractors)
+    network = protocol(metric).extractor
+    if reason is None and network in EXTRACTORS:
+        try:
+            extractors.open(network)
+        except WeightsError as error:  # a download was allowed and failed
+            return str(error)
+    return reason
+
+
 def _reference(
-    cell: QualityCell, context: Context, data: "Data", metrics: list[str], ranks: Ranks
+    cell: QualityCell,
+    context: Context,
+    data: "Data",
+    metrics: list[str],
+    extractors: "Extractors",
+    ranks: Ranks,
 ) -> "ReferenceStatistics":
     """Statistics of the real images; rank 0 computes them and the others read what it stored."""
     from visgen_bench.metrics.evaluation import ReferenceStatistics
@@ -94,7 +124,7 @@ def _reference(
 
     def prepare() -> ReferenceStatistics:
         return ReferenceStatistics.prepare(
-            metrics, images, train=train, extractors=_extractors(cell, context), cache=cache
+            metrics, images, train=train, extractors=extractors, cache=cache
         )
 
     if ranks.first:
