@@ -9,7 +9,7 @@ from visgen_bench.suite import SuiteError, from_text, nearest, shipped, to_toml
 
 def everything(presets: Presets) -> dict[str, list[dict[str, Any]]]:
     """Models, suites, metrics and data by name, one line each."""
-    from visgen.data.opening import SPECS
+    from visgen.data.opening import data_names
     from visgen_bench.metrics.evaluation import names
     from visgen_results.metrics import describe
 
@@ -17,7 +17,7 @@ def everything(presets: Presets) -> dict[str, list[dict[str, Any]]]:
         "models": [_model_line(name, config) for name, config in presets.configs.items()],
         "suites": [_suite_line(name, text) for name, text in shipped().items()],
         "metrics": [{"name": name, "description": describe(name).description} for name in names()],
-        "data": [{"name": spec} for spec in SPECS],
+        "data": [{"name": spec} for spec in data_names()],
     }
 
 

@@ -311,7 +311,8 @@ def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | No
     if config is None or not _uses_attention(config):
         return _with(cell, attention=None), None
     if cell.attention is None:
-        chosen = resolve(cell.device_type, second_derivative=second)
+        bias = bool(getattr(config, "position_bias", False))
+        chosen = resolve(cell.device_type, second_derivative=second, bias=bias)
         return _with(cell, attention=chosen), None
     return cell, f"attention: {fault}" if fault else None
 

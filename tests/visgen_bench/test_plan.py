@@ -122,6 +122,11 @@ def test_the_planner_names_the_attention_that_runs(bench) -> None:
     assert "chunked" in transgan.name
 
 
+def test_the_planner_knows_of_a_position_bias(bench) -> None:
+    (cell,) = bench.plan(performance(model="transgan-digits8-tiny", device="cuda")).cells
+    assert cell.resolved.cell.attention == "chunked"  # plain attention would be "sdpa" there
+
+
 def test_an_axis_a_model_does_not_have_gives_one_cell(bench) -> None:
     text = performance(model="dcgan-digits8-tiny", attention=["chunked", "sdpa"])
     assert len(bench.plan(text).cells) == 1

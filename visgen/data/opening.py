@@ -1,14 +1,22 @@
 """From the text in a suite to an opened image set."""
 
 import difflib
+import importlib.metadata
 from pathlib import Path
 
 from visgen.data.cifar10 import open_cifar10
-from visgen.data.dataset import Data, DataError, UnknownData
+from visgen.data.dataset import Data, DataError, DataMissing, UnknownData
 from visgen.data.digits import SIZES, open_digits
 from visgen.data.stl10 import open_stl10
 
+GROUP = "visgen.data"
 SPECS = (*(f"digits:{side}" for side in SIZES), "folder:PATH", "cifar10", "stl10")
+
+
+def data_names() -> list[str]:
+    """What `open_data` takes: our own sets, then the plug-ins (none of them is loaded)."""
+    plugins = importlib.metadata.entry_points(group=GROUP)
+    return [*SPECS, *sorted({point.name for point in plugins})]
 
 
 def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> Data:
@@ -16,7 +24,8 @@ def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> 
 
     `digits:8`, `digits:16`, `digits:32` come with the installation. `folder:PATH` is any folder of
     pictures. `cifar10` and `stl10` lie below `root` (default: the user's cache, `archives.py`)
-    and are downloaded to it unless `offline`.
+    and are downloaded to it unless `offline`. `NAME` or `NAME:REST` may be a plug-in's: an entry
+    point NAME of the group `visgen.data`, a function with this signature.
 
     Raises:
         UnknownData: no set of that name; the nearest match and the list are in the message.
@@ -32,10 +41,35 @@ def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> 
         return open_cifar10(root, offline=offline)
     if spec == "stl10":
         return open_stl10(root, offline=offline)
-    nearest = difflib.get_close_matches(spec, SPECS, n=1, cutoff=0.0)[0]
+    plugins = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if kind in plugins:
+        return _open_plugin(plugins[kind], spec, root, offline)
+    names = data_names()
+    nearest = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)[0]
     raise UnknownData(
-        f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(SPECS)}).'
+        f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(names)}).'
     )
+
+
+def _open_plugin(
+    point: importlib.metadata.EntryPoint, spec: str, root: Path | None, offline: bool
+) -> Data:
+    """What a plug-in opens; whatever goes wrong while it loads is told under its name."""
+    try:
+        data = point.load()(spec, root=root, offline=offline)
+    except (DataError, DataMissing):
+        raise
+    except Exception as error:  # somebody else's code may raise anything
+        raise DataError(
+            f'plug-in {point.name} ({point.value}) cannot open "{spec}": '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(data, Data):
+        raise DataError(
+            f'plug-in {point.name} ({point.value}) gave {type(data).__name__} for "{spec}"; '
+            "it must give a visgen.data.Data."
+        )
+    return data
 
 
 def _open_folder(spec: str, path: str) -> Data:

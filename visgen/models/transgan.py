@@ -65,6 +65,11 @@ class TransGANConfig:
             )
 
     @property
+    def position_bias(self) -> bool:
+        """Attention has a relative position bias, which not every implementation can add."""
+        return True
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return 4 * self.bottom_width, 4 * self.bottom_width

@@ -30,7 +30,7 @@ def resolve(
     *,
     second_derivative: bool = False,
     mask: Mask = _FULL,
-    bias: RelativePosition2d | None = None,
+    bias: bool = False,
     key_lengths: bool = False,
     key_bias: bool = False,
     dropout: float = 0.0,
@@ -49,7 +49,7 @@ def resolve(
     if kind == "meta":
         return "reference"
     plain = isinstance(mask, Full) or (isinstance(mask, Causal) and mask.group == 1)
-    extras = bias is not None or key_lengths or key_bias or dropout > 0
+    extras = bias or key_lengths or key_bias or dropout > 0
     return "sdpa" if plain and not extras and not second_derivative else "chunked"
 
 
@@ -178,7 +178,7 @@ def attention(
         chosen = resolve(
             q.device,
             mask=mask,
-            bias=bias,
+            bias=bias is not None,
             key_lengths=key_lengths is not None,
             key_bias=key_bias is not None,
             dropout=dropout,
