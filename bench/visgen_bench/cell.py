@@ -70,6 +70,7 @@ class TrainCell(CellBase):
     labels = CellBase.labels | {"threads", "batch", "log_every", "checkpoint_every"}
     kind: Literal["train"] = "train"
     data: str
+    split: str = "train"
     recipe: GanRecipe
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)

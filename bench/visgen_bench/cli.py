@@ -4,6 +4,7 @@ Exit codes: 0 all good, 1 a cell failed, 2 usage, 3 a gate failed, 130 and 143 s
 heavy is imported inside the commands: `--help` must answer at once.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -174,9 +175,13 @@ def run_suite(
         print(to_toml(chosen), end="")
         return
     from visgen_bench.plan import RERUN, Options
+    from visgen_bench.suite import nearest
 
     if rerun is not None and rerun not in RERUN:
-        raise UsageError(f"--rerun {rerun} is unknown (allowed: {', '.join(RERUN)})")
+        raise UsageError(
+            f'--rerun {rerun} is unknown; nearest: "{nearest(rerun, RERUN)}" '
+            f"(allowed: {', '.join(RERUN)})"
+        )
     options = Options(
         out=(out or RUNS) / chosen.name,
         include=tuple(include or ()),
@@ -212,14 +217,18 @@ def _suite(name: str | None, fields: dict[str, str | bool | None], settings: lis
             )
         return from_options(fields, settings)
     own = [f"performance.{key}=true" for key in ("profile", "compile") if given.pop(key, False)]
-    own += [f"{key}={_as_toml(str(value))}" for key, value in given.items()]
+    own += [f"{key}={_as_toml(key, str(value))}" for key, value in given.items()]
     return suites.load(name, [*own, *settings])
 
 
-def _as_toml(text: str) -> str:
+def _as_toml(key: str, text: str) -> str:
     """`1,8` as `[1, 8]`: an option on top of a suite overrules it with the same axis."""
+    from visgen_bench.matrix import LISTS
+
     parts = [part.strip() for part in text.split(",")]
-    return text if len(parts) == 1 else json.dumps([_number(part) for part in parts])
+    if len(parts) == 1 and key not in LISTS:
+        return text
+    return json.dumps([_number(part) for part in parts])
 
 
 def _number(text: str) -> Any:
@@ -242,7 +251,11 @@ def _print_plan(suite: "Suite", options: "Options", as_json: bool) -> None:
     from visgen_bench import tables
     from visgen_bench.plan import plan
 
-    made = plan(suite, options, estimate=True)
+    # A dry run downloads nothing.
+    made = plan(suite, dataclasses.replace(options, offline=True), estimate=True)
+    _announce_plugins(made)
+    for note in made.notes:
+        say(note)
     if as_json:
         emit(tables.plan_json(made))
     else:
@@ -264,9 +277,13 @@ def _run_and_print(suite: "Suite", options: "Options", as_json: bool) -> int:
     return _finish(summary, as_json)
 
 
-def _announce(made: "Plan") -> None:
+def _announce_plugins(made: "Plan") -> None:
     for plugin, reason in made.presets.broken.items():
         say(f"plug-in {plugin} is broken and left out: {reason}")
+
+
+def _announce(made: "Plan") -> None:
+    _announce_plugins(made)
     say(f"{made.count('run')} cells to run, {made.count('done')} done already")
 
 
@@ -277,6 +294,8 @@ def _finish(summary: "Summary", as_json: bool, *, only_plan: bool = False) -> in
     for line in tables.summary_lines(summary):
         say(line)
     closed = close(summary, only_plan=only_plan)
+    for fault in closed.faults:
+        say(fault)
     if as_json:
         emit(tables.summary_json(summary, closed.board.to_dict(), closed.verdicts, closed.report))
     else:
@@ -288,7 +307,7 @@ def _finish(summary: "Summary", as_json: bool, *, only_plan: bool = False) -> in
         elif not verdict.passed:
             say(f"gate {verdict.gate.name} FAILED: {verdict.text}")
     failed = any(verdict.passed is False for verdict in closed.verdicts)
-    return summary.exit_code or (3 if failed else 0)
+    return summary.exit_code or (1 if closed.faults else 3 if failed else 0)
 
 
 def _width() -> int:
@@ -416,7 +435,7 @@ def rerun(
 
 
 @app.command()
-def doctor(out: Out = None, offline: Offline = True, as_json: Json = False) -> None:
+def doctor(out: Out = None, offline: Offline = False, as_json: Json = False) -> None:
     """Check this machine: clock, disk, devices, weights."""
     from visgen_bench.doctor import examine
 
@@ -432,12 +451,11 @@ def doctor(out: Out = None, offline: Offline = True, as_json: Json = False) -> N
 @results_app.command()
 def query(folder: Results, sql: str, as_json: Json = False) -> None:
     """Ask a SELECT of runs, metrics, measurements, machines, latest."""
-    from visgen_results.query import QueryError
     from visgen_results.query import query as ask
 
     try:
         frame = ask(folder, sql)
-    except QueryError as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
     if as_json:
         emit({"rows": json.loads(frame.to_json(orient="records", date_format="iso") or "[]")})
@@ -462,7 +480,10 @@ def compact(folder: Results) -> None:
     """Put the small files of closed days together."""
     from visgen_results import compact as compacted
 
-    found = compacted(folder)
+    try:
+        found = compacted(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     print(f"{found.files_before} files became {found.files_after}")
     _problems(found.problems)
 
@@ -472,7 +493,11 @@ def validate(folder: Results) -> None:
     """Look for files and rows that are not as they should be."""
     from visgen_results import validate as validated
 
-    _problems(validated(folder))
+    try:
+        found = validated(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _problems(found)
     print("all is well")
 
 

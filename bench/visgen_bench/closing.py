@@ -1,6 +1,8 @@
 """After a run: gates judged and recorded, leaderboard made, report written."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,15 @@ REPORT = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """What is shown after a run. `report` is None if the folder has no row to show."""
+    """What is shown after a run. `report` is None if there is no row to show, or a fault.
+
+    `faults` are the results that could not be written, and why.
+    """
 
     board: Leaderboard
     verdicts: tuple[Verdict, ...]
     report: Path | None
+    faults: tuple[str, ...] = ()
 
 
 def close(summary: Summary, *, only_plan: bool = False) -> Closed:
@@ -32,22 +38,39 @@ def close(summary: Summary, *, only_plan: bool = False) -> Closed:
     root = summary.plan.options.out
     store = Store(root)
     verdicts: list[Verdict] = []
+    faults: list[str] = []
     if summary.full is None and summary.plan.suite.gates:
         verdicts = judge(store, summary.plan.suite.gates)
-        record(store, verdicts)
+        with _noted(faults, f"the gates' rows to {root}"):
+            record(store, verdicts)
     if not any((root / table).is_dir() for table in ("runs", "metrics")):
         return Closed(
-            board=leaderboard(Results(root, [], [], [], [])), verdicts=tuple(verdicts), report=None
+            board=leaderboard(Results(root, [], [], [], [])),
+            verdicts=tuple(verdicts),
+            report=None,
+            faults=tuple(faults),
         )
     results = read_results(root)
     path = None
     if summary.full is None and not results.empty:
         from visgen_results.report import report
 
-        path = report(root, root / REPORT, title=f"visgen: {summary.plan.suite.name}")
+        with _noted(faults, f"the report to {root / REPORT}"):
+            path = report(root, root / REPORT, title=f"visgen: {summary.plan.suite.name}")
     if only_plan:
         results = _of_plan(results, summary)
-    return Closed(board=leaderboard(results), verdicts=tuple(verdicts), report=path)
+    return Closed(
+        board=leaderboard(results), verdicts=tuple(verdicts), report=path, faults=tuple(faults)
+    )
+
+
+@contextlib.contextmanager
+def _noted(faults: list[str], what: str) -> Iterator[None]:
+    """Go on without what the disk does not take; the numbers are still to be shown."""
+    try:
+        yield
+    except OSError as error:
+        faults.append(f"cannot write {what}: {error.strerror}")
 
 
 def _of_plan(results: Results, summary: Summary) -> Results:

@@ -49,6 +49,7 @@ class Context:
     sink: Sink
     data_root: Path | None = None
     offline: bool = False
+    code_hash: str = ""  # of the files that decide the cell's numbers
     limit: int | None = None
     threads: int = 1
     rank: int = 0

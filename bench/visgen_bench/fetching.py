@@ -5,20 +5,33 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench.cell import QualityCell
-from visgen_bench.suite import Suite
+from visgen_bench.resolution import check_metrics
+from visgen_bench.suite import Suite, SuiteError
 
 
 def fetch_all(
     suite: Suite, data_root: Path | None, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Fetch every data set and every extractor's weights; one row each, `ready` or `missing`."""
+    """Fetch every data set and every extractor's weights; one row each, `ready` or `missing`.
+
+    Raises:
+        SuiteError: for a data set or a metric that there is not, before anything is fetched.
+    """
+    from visgen.data import UnknownData
+    from visgen.data.opening import check_name
+
     specs: dict[str, None] = {}
     extractors: dict[str, None] = {}
     for placed in suite.cells:
         cell = placed.cell
         if cell.data:
+            try:
+                check_name(cell.data)
+            except UnknownData as error:
+                raise SuiteError(f"{placed.where}: data: {error}") from error
             specs.setdefault(cell.data)
         if isinstance(cell, QualityCell):
+            check_metrics(cell, placed.where)
             for name in _extractors(cell):
                 extractors.setdefault(name)
     rows = []

@@ -7,7 +7,8 @@ and real images of one class are classified with confidence.
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from visgen_bench.cell import canonical_json, content_key
 from visgen_results import schema
+from visgen_results.leaderboard import IDENTITY, QUALITY_GROUP, fact
 from visgen_results.rows import to_rows
 from visgen_results.store import Store, new_run_id
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 class Gate(BaseModel):
@@ -39,6 +41,24 @@ class Gate(BaseModel):
     least_classes: float | None = Field(default=10.0, gt=0)
     least_confident: float | None = Field(default=0.6, gt=0, le=1)
     most_copies: float | None = Field(default=0.05, ge=0, le=1)
+
+    @property
+    def reads_baseline(self) -> bool:
+        """Whether any condition compares with the baseline."""
+        return self.most_of_baseline is not None or bool(self.above_baseline)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that the model needs to be judged."""
+        digits = (
+            ("digit_classes", self.least_classes),
+            ("digit_confident", self.least_confident),
+            ("copy_share", self.most_copies),
+        )
+        ratios = (self.most_of_baseline, self.most_of_floor)
+        distance = (self.distance,) if any(limit is not None for limit in ratios) else ()
+        shares = tuple(metric for metric, limit in digits if limit is not None)
+        return (*distance, *self.above_baseline, *shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +106,14 @@ class Unjudged(Exception):
 
 
 def judge(store: Store, gates: Sequence[Gate]) -> list[Verdict]:
-    """Judge gates from the newest ok runs of the store; writes nothing."""
-    runs = {run["run_id"]: run for run in to_rows(store.latest())}
+    """Judge gates from the newest ok runs of the store that no `--limit` cut; writes nothing."""
+    runs = {run["run_id"] for run in to_rows(store.latest()) if not _limited(run)}
     rows = [row for row in to_rows(store.read("metrics")) if row["run_id"] in runs]
-    return [_judge(gate, rows) for gate in gates]
+    return [_judge(gate, sorted(rows, key=lambda row: row["run_id"])) for gate in gates]
+
+
+def _limited(run: Row) -> bool:
+    return json.loads(run["config_json"] or "{}").get("limit") is not None
 
 
 def _judge(gate: Gate, rows: Sequence[Row]) -> Verdict:
@@ -108,13 +132,18 @@ def _judge(gate: Gate, rows: Sequence[Row]) -> Verdict:
 
 
 class _Numbers:
-    """Values of a gate's three parties, by metric, and the runs they came from."""
+    """Values of a gate's three parties, by metric, and the runs they came from.
+
+    The newest number of the model decides which of its numbers are meant, and what the others'
+    must have in common with them. `rows` come oldest first.
+    """
 
     def __init__(self, gate: Gate, rows: Sequence[Row]) -> None:
         self.gate = gate
         self._rows = rows
         self._runs: dict[str, None] = {}
-        self.n: int | None = None
+        self._scored: dict[str, Any] = {}  # what all metrics have in common
+        self._groups: dict[str, dict[str, Any]] = {}  # and what all numbers of one metric have
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -123,10 +152,9 @@ class _Numbers:
 
     def conditions(self) -> list[Condition]:
         gate = self.gate
-        distance = self._values(gate.model, gate.distance)
         found = [
-            self._ratio(distance, gate.baseline, gate.most_of_baseline),
-            self._ratio(distance, gate.floor, gate.most_of_floor),
+            self._ratio(gate.baseline, gate.most_of_baseline),
+            self._ratio(gate.floor, gate.most_of_floor),
         ]
         for metric in gate.above_baseline:
             values, bound = self._values(gate.model, metric), self._values(gate.baseline, metric)
@@ -140,33 +168,53 @@ class _Numbers:
                 found.append(_condition(metric, self._values(gate.model, metric), relation, limit))
         return [one for one in found if one is not None]
 
-    def _ratio(self, distance: Sequence[float], other: str, limit: float | None):
+    def _ratio(self, other: str, limit: float | None) -> Condition | None:
         if limit is None:
             return None
+        distance = self._values(self.gate.model, self.gate.distance)
         base = _mean(self._values(other, self.gate.distance))
         ratios = [value / base for value in distance]
         return _condition(f"{self.gate.distance} / {other}'s", ratios, "<=", limit)
 
     def _values(self, model: str, metric: str) -> list[float]:
-        """One value a seed; all parties must have been scored with equally many samples."""
+        """One value a seed, the newest, all of one comparable group."""
         rows = [row for row in self._rows if row["model"] == model and row["metric"] == metric]
         if model == self.gate.model:
             rows = [row for row in rows if _same_weights(self.gate.weights, row["weights"])]
-        values = []
-        for row in sorted(rows, key=lambda r: (r["seed"] or 0, r["run_id"])):
+        if not rows:
+            raise Unjudged(
+                f"no {metric} of {model} on {self.gate.data} is in the results (numbers of "
+                "--limit do not count)"
+            )
+        valued = [row for row in rows if row["value"] is not None and not self._differs(row)]
+        if valued and metric not in self._groups:
+            self._groups[metric] = {name: fact(valued[-1], name) for name in QUALITY_GROUP}
+            self._scored = self._scored or {name: valued[-1][name] for name in ("split", "n")}
+        alike = [row for row in rows if row["value"] is None or not self._differs(row)]
+        if not alike:
+            raise Unjudged(
+                f"{model}'s {metric} differs from the others in {self._differs(rows[-1])}; "
+                "such numbers are not compared"
+            )
+        newest = {r["seed"] or 0: r for r in alike if _identity(r) == _identity(alike[-1])}
+        for row in newest.values():
             if row["value"] is None:
                 raise Unjudged(f"{model} has no {metric}: {row['reason']}")
-            if self.n not in (None, row["n"]):
-                raise Unjudged(
-                    f"{model}'s {metric} rests on {row['n']} samples, others on {self.n}; "
-                    "numbers of different sample counts are not compared"
-                )
-            self.n = row["n"]
             self._runs.setdefault(row["run_id"])
-            values.append(row["value"])
-        if not values:
-            raise Unjudged(f"no {metric} of {model} on {self.gate.data} is in the results")
-        return values
+        return [newest[seed]["value"] for seed in sorted(newest)]
+
+    def _differs(self, row: Row) -> str:
+        """In what a number is not comparable with those seen so far; empty if it is."""
+        wanted = self._groups.get(row["metric"], self._scored)
+        return ", ".join(
+            f"{name} ({fact(row, name)}, not {value})"
+            for name, value in wanted.items()
+            if fact(row, name) != value
+        )
+
+
+def _identity(row: Row) -> list[Any]:
+    return [row[name] for name in IDENTITY]
 
 
 def _same_weights(asked: str, found: str | None) -> bool:

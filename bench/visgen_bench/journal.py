@@ -98,8 +98,12 @@ def open_for(job: Job) -> Journal:
     place = folder(Path(job.root))
     place.mkdir(parents=True, exist_ok=True)
     journal = Journal(place / f"{job.run_id}.jsonl")
-    journal.lock()
-    journal.write({"job": asdict(job)})
+    try:
+        journal.lock()
+        journal.write({"job": asdict(job)})
+    except BaseException:
+        journal.close()
+        raise
     return journal
 
 

@@ -21,7 +21,7 @@ from visgen_bench.suite import Suite, SuiteError
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
-Action = Literal["run", "done", "skip"]
+Action = Literal["run", "done", "skip", "left"]
 Rerun = Literal["failed", "stale", "all"]
 RERUN: tuple[str, ...] = ("failed", "stale", "all")
 
@@ -49,7 +49,10 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """A cell, what will be done with it, and why."""
+    """A cell, what will be done with it, and why.
+
+    `left`: it ran out of memory before, and is tried again only if that is asked for.
+    """
 
     resolved: Resolved
     action: Action
@@ -86,9 +89,16 @@ class Plan:
         """Done cells whose code or weights have changed since."""
         return tuple(cell for cell in self.cells if cell.stale and cell.action == "done")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know of the data, once each: files that cannot be used."""
+        return tuple(dict.fromkeys(note for cell in self.cells for note in cell.resolved.notes))
+
 
 def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
-    """Resolve a suite and decide what is to be done; writes nothing.
+    """Resolve a suite and decide what is to be done; writes no result.
+
+    Data sets that are not here are downloaded, unless `options.offline` (as for a dry run).
 
     Args:
         suite: Of `suite.load` or `suite.from_entries`.
@@ -101,23 +111,28 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
     """
     presets = load_presets(options.include)
     store = Store(options.out)
-    runs = [] if not options.out.is_dir() else to_rows(store.read("runs"))
+    history = History([] if not options.out.is_dir() else to_rows(store.read("runs")))
     resolver = Resolver(
         presets,
         data_root=options.data_root,
         offline=options.offline,
         limit=options.limit,
-        trained={r["cell_key"]: r["spec_key"] for r in runs if r["kind"] == "train"},
+        trained={k: run["spec_key"] for k, run in history.ok.items() if run["kind"] == "train"},
     )
     cells = _limited(resolver.resolve(suite.cells), options)
     _refuse_without_data(cells)
-    history = History(runs)
     planned = [_decide(one, history, options) for one in ordered(_distinct(cells))]
     if options.max_cells is not None:
         planned = _first(planned, options.max_cells)
     if estimate:
         planned = [_estimated(one, presets, store, history) for one in planned]
     return Plan(suite=suite, options=options, presets=presets, cells=tuple(planned))
+
+
+def decided_again(plan: Plan, history: "History") -> Plan:
+    """The same cells, decided by what the store knows now."""
+    cells = tuple(_decide(cell.resolved, history, plan.options) for cell in plan.cells)
+    return dataclasses.replace(plan, cells=cells)
 
 
 class History:
@@ -189,7 +204,7 @@ def _decide(one: Resolved, history: History, options: Options) -> PlannedCell:
     if one.skip:
         return PlannedCell(action="skip", reason=one.skip, **common)
     if row is None:
-        return _not_ok_yet(one, history, options, common)
+        return _not_ok_yet(history.newest.get(one.cell_key), options, common)
     if options.rerun == "all":
         return PlannedCell(action="run", reason="--rerun all", **common)
     if options.rerun == "stale" and common["stale"]:
@@ -198,11 +213,13 @@ def _decide(one: Resolved, history: History, options: Options) -> PlannedCell:
 
 
 def _not_ok_yet(
-    one: Resolved, history: History, options: Options, common: dict[str, Any]
+    newest: Mapping[str, Any] | None, options: Options, common: dict[str, Any]
 ) -> PlannedCell:
-    newest = history.newest.get(one.cell_key)
     if newest is None:
         return PlannedCell(action="run", **common)
+    if newest["status"] == "oom" and options.rerun not in ("failed", "all"):
+        again = f"--rerun failed, or visgen-bench rerun {newest['run_id']}, tries it again"
+        return PlannedCell(action="left", reason=f"ran out of memory; {again}", **common)
     return PlannedCell(action="run", reason=f"was {newest['status']}", **common)
 
 

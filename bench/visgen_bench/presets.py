@@ -104,7 +104,21 @@ def presets_of_file(file: Path) -> dict[str, Any]:
     presets = getattr(module, "PRESETS", None)
     if not isinstance(presets, dict) or not presets:
         raise PresetError(f"--include {file}: has no dict PRESETS (name -> config)")
+    try:
+        _check_frozen(presets)
+    except TypeError as error:
+        raise PresetError(f"--include {file}: {error}") from error
     return presets
+
+
+def _check_frozen(presets: Mapping[str, Any]) -> None:
+    """Raise TypeError for a config that could change after its key was taken."""
+    for name, config in presets.items():
+        if type(config).__hash__ is None:
+            raise TypeError(
+                f'the config of "{name}" can be changed; write @dataclass(frozen=True) above '
+                f"class {type(config).__name__}"
+            )
 
 
 def _plugin_presets() -> list[tuple[str, dict[str, Any], str]]:
@@ -116,6 +130,7 @@ def _plugin_presets() -> list[tuple[str, dict[str, Any], str]]:
             presets = getattr(loaded, "PRESETS", loaded)
             if not isinstance(presets, dict):
                 raise TypeError(f"gives {type(presets).__name__}, not a dict of presets")
+            _check_frozen(presets)
             found.append((point.name, presets, ""))
         except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything
             found.append((point.name, {}, f"{type(error).__name__}: {error}"))

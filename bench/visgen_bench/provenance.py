@@ -1,5 +1,6 @@
 """What a row says of where its number came from: source, machine, and the cell's columns."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ from visgen_bench.cell import (
     QualityCell,
     TrainCell,
     canonical_json,
+    content_key,
     source_of,
     spec_name,
     specification,
@@ -94,6 +96,7 @@ def columns_of(
         "kind": cell.kind,
         "model": source_of(cell),
         "family": getattr(config, "family", None) or _folder_family(cell),
+        "variant": _variant(cell, images),
         "weights": contents.weights,
         "task": getattr(config, "task", "image-generation"),
         "dataset": spec_name(cell.data) if cell.data else None,
@@ -116,6 +119,19 @@ def columns_of(
         "data_fingerprint": contents.data_fingerprint,
         "config_json": canonical_json(specification(cell, contents)),
     }
+
+
+def _variant(cell: Cell, images: "Data | None") -> str | None:
+    """What tells cells of one model and seed apart that no other column does.
+
+    A folder is its content, whatever its name; the speed of a training step is that of its recipe.
+    """
+    if isinstance(cell, QualityCell) and images is not None:
+        part = "" if cell.images_split == "all" else f"-{cell.images_split}"
+        return f"{images.fingerprint[:8]}{part}"
+    if isinstance(cell, PerformanceCell) and cell.recipe is not None:
+        return f"{cell.recipe.objective}-{content_key(dataclasses.asdict(cell.recipe))[:6]}"
+    return None
 
 
 def _folder_family(cell: Cell) -> str | None:

@@ -5,7 +5,6 @@ this machine lacks (a device, weights, data that is not here) is a reason to ski
 """
 
 import dataclasses
-import functools
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from visgen_bench.cell import (
     name_of,
     spec_key,
 )
+from visgen_bench.cells import broken
 from visgen_bench.context import Unavailable
 from visgen_bench.presets import Presets
 from visgen_bench.provenance import code_files, columns_of, machine_of
@@ -40,7 +40,8 @@ class Resolved:
     """A cell that is ready to run, or that says why it cannot.
 
     `columns` are the columns of its `runs` row that follow from it. `needs` is the key of the train
-    cell whose weights it takes. `weights_path` is set for `file:` weights.
+    cell whose weights it takes. `weights_path` is set for `file:` weights. `notes` are what its
+    user should know of its data.
     """
 
     cell: Cell
@@ -54,6 +55,7 @@ class Resolved:
     weights_path: Path | None = None
     skip: str | None = None
     missing_data: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Resolver:
@@ -80,6 +82,8 @@ class Resolver:
 
     def resolve(self, placed: Sequence[Placed]) -> list[Resolved]:
         """All cells, train cells first where others need them; the order given is kept."""
+        for one in placed:  # a wrong name is told before any data set is opened, or downloaded
+            self._check_names(one)
         done: dict[int, Resolved] = {}
         order = sorted(range(len(placed)), key=lambda i: not isinstance(placed[i].cell, TrainCell))
         for index in order:
@@ -87,6 +91,21 @@ class Resolver:
             if isinstance(done[index].cell, TrainCell):
                 self.trains.setdefault(done[index].cell_key, done[index])
         return _unique_names([done[index] for index in range(len(placed))])
+
+    def _check_names(self, placed: Placed) -> None:
+        from visgen.data import UnknownData
+        from visgen.data.opening import check_name
+
+        cell, where = placed.cell, placed.where
+        if cell.model:
+            self._config(cell.model, where)
+        if isinstance(cell, QualityCell):
+            check_metrics(cell, where)
+        try:
+            if cell.data is not None:
+                check_name(cell.data)
+        except UnknownData as error:
+            raise SuiteError(f"{where}: data: {error}") from error
 
     def _resolve(self, placed: Placed) -> Resolved:
         cell, where = placed.cell, placed.where
@@ -103,7 +122,6 @@ class Resolver:
         if isinstance(cell, QualityCell):
             if cell.samples is None and cell.model:
                 cell = _with(cell, samples=DEFAULT_SAMPLES)
-            self._check_metrics(cell, where)
             cell, weights, needs, path = self._with_weights(cell, config, where, reasons)
         _check_sizes(cell, config, data, where)
         contents = Contents(
@@ -129,6 +147,7 @@ class Resolver:
             weights_path=path,
             skip="; ".join(dict.fromkeys(reasons)) or None,
             missing_data=missing_data,
+            notes=tuple(filter(None, map(broken.describe, filter(None, (data, images))))),
         )
 
     def _config(self, model: str, where: str) -> Any:
@@ -156,6 +175,11 @@ class Resolver:
                 raise SuiteError(f"{where}: {key}: {opened}") from opened
             found.append(opened)
         data, images = found
+        if isinstance(cell, TrainCell) and data is not None:
+            try:
+                data.split(cell.split)
+            except DataError as error:
+                raise SuiteError(f"{where}: split: {error}") from error
         if isinstance(cell, QualityCell):
             try:
                 if data is not None:
@@ -175,16 +199,6 @@ class Resolver:
             except (DataError, DataMissing, UnknownData) as error:
                 self._data[spec] = error
         return self._data[spec]
-
-    def _check_metrics(self, cell: QualityCell, where: str) -> None:
-        from visgen_bench.metrics.errors import ProtocolError
-        from visgen_bench.metrics.protocol import protocol
-
-        for metric in cell.metrics:
-            try:
-                protocol(metric)
-            except ProtocolError as error:
-                raise SuiteError(f"{where}: metrics: {error}") from error
 
     def _with_weights(
         self, cell: QualityCell, config: Any, where: str, reasons: list[str]
@@ -264,6 +278,18 @@ class Resolver:
         return self._hashes[path]
 
 
+def check_metrics(cell: QualityCell, where: str) -> None:
+    """Raise `SuiteError`, with the nearest match, if a cell asks for a metric there is not."""
+    from visgen_bench.metrics.errors import ProtocolError
+    from visgen_bench.metrics.protocol import protocol
+
+    for metric in cell.metrics:
+        try:
+            protocol(metric)
+        except ProtocolError as error:
+            raise SuiteError(f"{where}: metrics: {error}") from error
+
+
 def _with(cell: C, **changes: Any) -> C:
     return cell.model_copy(update=changes)
 
@@ -317,7 +343,6 @@ def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | No
     return cell, f"attention: {fault}" if fault else None
 
 
-@functools.cache
 def _uses_attention(config: Any) -> bool:
     """Whether the preset's `attention` argument chooses anything.
 

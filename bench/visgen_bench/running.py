@@ -23,7 +23,7 @@ from visgen_bench.errors import UsageError
 from visgen_bench.executors import Executor, Outcome
 from visgen_bench.executors.local import Interrupts, LocalExecutor
 from visgen_bench.journal import Job
-from visgen_bench.plan import History, Plan, PlannedCell
+from visgen_bench.plan import History, Plan, PlannedCell, decided_again
 from visgen_bench.recording import (
     Recorded,
     commit,
@@ -56,7 +56,7 @@ class Finished:
     def status(self) -> str:
         if self.recorded is not None:
             return self.recorded.status
-        return "done" if self.planned.action == "done" else "pending"
+        return {"done": "done", "left": "oom"}.get(self.planned.action, "pending")
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ class Summary:
 
     @property
     def failed(self) -> list[Finished]:
-        """Cells that ran and gave no result."""
+        """Cells that gave no result, now or when they last ran."""
         return self.having("oom", "crash", "timeout", "error", "invalid")
 
     @property
@@ -98,19 +98,24 @@ def run(plan: Plan, say: Say | None = None, *, executor: Executor | None = None)
         OutputError: if the result folder cannot be written to, before anything is started.
     """
     say = say or _silent
+    for note in plan.notes:
+        say(note)
     store = Store(plan.options.out)
     prepare_output(plan.options.out)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_writer(plan.options.out))
-        summary = Summary(plan=plan, recovered=recover(store))
-        for one in summary.recovered:
+        recovered = recover(store)
+        history = History(to_rows(store.read("runs")))
+        plan = decided_again(plan, history)  # what was recovered, or ran meanwhile, is done
+        summary = Summary(plan=plan, recovered=recovered)
+        for one in recovered:
             say(f"recovered {one.run['model']}: {one.status} ({one.reason or 'its rows are kept'})")
         interrupts = stack.enter_context(Interrupts())
         if executor is None:
             executor = stack.enter_context(LocalExecutor())
         executor.listen(interrupts)
         stack.callback(executor.listen, None)
-        runner = _Runner(plan, store, executor, interrupts, say)
+        runner = _Runner(plan, store, history, executor, interrupts, say)
         try:
             runner.run(summary)
         except OSError as error:
@@ -176,7 +181,13 @@ def only_writer(root: Path) -> Iterator[None]:
 
 class _Runner:
     def __init__(
-        self, plan: Plan, store: Store, executor: Executor, interrupts: Interrupts, say: Say
+        self,
+        plan: Plan,
+        store: Store,
+        history: History,
+        executor: Executor,
+        interrupts: Interrupts,
+        say: Say,
     ) -> None:
         self.plan = plan
         self.store = store
@@ -185,36 +196,38 @@ class _Runner:
         self.say = say
         self.root = plan.options.out.resolve()
         self._facts: dict[str, Any] | None = None
-        # Where the weights of train cells lie, and whether they are there.
-        runs = to_rows(store.read("runs"))
-        self._history = History(runs)
-        self._failed_trains: dict[str, str] = {}
+        self._history = history
+        self._without_weights: dict[str, str] = {}  # train cells and how they ended
 
     def run(self, summary: Summary) -> None:
-        number, total = 0, sum(cell.action != "done" for cell in self.plan.cells)
+        number, total = 0, self.plan.count("run") + self.plan.count("skip")
         for planned in self.plan.cells:
-            if planned.action == "done":
-                summary.finished.append(Finished(planned=planned, recorded=None))
-                continue
-            number += 1
-            recorded = self._one(planned, f"[{number}/{total}]")
-            summary.finished.append(Finished(planned=planned, recorded=recorded))
+            recorded = None
+            if planned.action in ("run", "skip"):
+                number += 1
+                recorded = self._one(planned, f"[{number}/{total}]")
+            one = Finished(planned=planned, recorded=recorded)
+            summary.finished.append(one)
             if self.interrupts.signal is not None:
                 summary.signal = self.interrupts.signal
                 return
-            if recorded.status not in ("ok", "skipped"):
-                if planned.resolved.cell.kind == "train":
-                    self._failed_trains[planned.cell_key] = recorded.status
-                if self.plan.options.fail_fast:
-                    return
+            if planned.resolved.cell.kind == "train" and not self._has_weights(one):
+                self._without_weights[planned.cell_key] = one.status
+            if self.plan.options.fail_fast and recorded is not None and one in summary.failed:
+                return
+
+    def _has_weights(self, train: Finished) -> bool:
+        """A skipped train cell may have been ok before, on another machine."""
+        before = train.status == "skipped" and train.planned.cell_key in self._history.ok
+        return before or train.status in ("ok", "done")
 
     def _one(self, planned: PlannedCell, label: str) -> Recorded:
         """A cell to its last attempt."""
         needs = planned.resolved.needs
         if planned.action == "skip":
             return self._skipped(planned, planned.reason, label)
-        if needs in self._failed_trains:
-            reason = f"its train cell ended as {self._failed_trains[needs]}"
+        if needs in self._without_weights:
+            reason = f"its train cell ended as {self._without_weights[needs]}"
             return self._skipped(planned, reason, label)
         self.say(f"{label} {planned.name} ...")
         tries = 0
@@ -231,14 +244,9 @@ class _Runner:
         cell = planned.resolved.cell
         log = self.root / job.log
         log.parent.mkdir(parents=True, exist_ok=True)
-        journal = journals.open_for(job)
-        try:
+        with journals.open_for(job) as journal:
             outcome = self._execute(job, journal, log, planned)
-        except BaseException:
-            journal.close()
-            raise
-        recorded = commit(self.store, journal.path, outcome)
-        journal.close()
+            recorded = commit(self.store, journal.path, outcome)
         if recorded is None:
             raise RuntimeError(f"the journal {journal.path} vanished while {planned.name} ran.")
         record_machine(self.store, self._machine(), cell.kind)

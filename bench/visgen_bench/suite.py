@@ -25,9 +25,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from visgen.objectives.gan import GanRecipe
-from visgen_bench.cell import KINDS, Cell, parse
+from visgen_bench.cell import KINDS, Cell, QualityCell, parse, spec_name
 from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
+from visgen_results.metrics import UnknownMetric, info
 
 Entry = dict[str, Any]
 TOP_LEVEL = ("name", "description", "defaults", "cell", "gate")
@@ -137,7 +138,8 @@ def from_entries(
     if not cells:
         raise SuiteError(f"{file}: has no [[cell]]; a suite needs at least one")
     checked = tuple(
-        _gate(gate, f"{file}, gate {number}") for number, gate in enumerate(gates, start=1)
+        _gate(gate, f"{file}, gate {number}", [placed.cell for placed in cells])
+        for number, gate in enumerate(gates, start=1)
     )
     return Suite(
         name=name,
@@ -170,9 +172,10 @@ def _with_defaults(entry: Entry, defaults: Entry, where: str) -> Entry:
 
 
 def _fields(kind: str) -> dict[str, Any]:
-    """Fields of a kind of cell and their types."""
-    model = KINDS[kind]
-    return {"kind": str} | {name: field.annotation for name, field in model.model_fields.items()}
+    """Fields of a kind of cell that a suite may write, and their types."""
+    fields = KINDS[kind].model_fields.items()
+    # A user's file is named on the command line (--include): it is code, and a suite is not.
+    return {"kind": str} | {name: field.annotation for name, field in fields if name != "include"}
 
 
 def _recipe_fields() -> dict[str, Any]:
@@ -239,12 +242,35 @@ def _cell(flat: Entry, where: str) -> Cell:
         raise SuiteError(_explain(error, where)) from error
 
 
-def _gate(table: Mapping[str, Any], where: str) -> Gate:
+def _gate(table: Mapping[str, Any], where: str, cells: Sequence[Cell]) -> Gate:
+    """A gate whose models and data are those of the suite's quality cells, of metrics there are."""
     _known_keys(table, Gate.model_fields, where)
+    # TOML has no null: `false` leaves a condition out.
+    written = {key: None if value is False else value for key, value in table.items()}
     try:
-        return Gate.model_validate_json(json.dumps(table, default=str))
+        gate = Gate.model_validate_json(json.dumps(written, default=str))
     except ValidationError as error:
         raise SuiteError(_explain(error, where)) from error
+    scored = [cell for cell in cells if isinstance(cell, QualityCell)]
+    models = {cell.model for cell in scored}
+    for key, given, known in (
+        ("data", (gate.data,), {spec_name(cell.data) for cell in scored}),
+        ("model", (gate.model,), models),
+        ("baseline", (gate.baseline,) if gate.reads_baseline else (), models),
+        ("floor", (gate.floor,) if gate.most_of_floor is not None else (), models),
+    ):
+        for name in given:
+            if name not in known:
+                near = f'; nearest: "{nearest(name, known)}"' if known else ""
+                raise SuiteError(
+                    f'{where}: {key} = "{name}": no quality cell of this suite has it{near}'
+                )
+    for name in gate.metrics:
+        try:
+            info(name)
+        except UnknownMetric as error:
+            raise SuiteError(f"{where}: {error}") from error
+    return gate
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -274,17 +300,23 @@ def _show(value: Any) -> str:
 
 
 def _overrule(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
-    """Apply `--set key=value` to every cell whose kind has the key (`kind.key` for one kind)."""
+    """Apply `--set key=value` to every cell whose kind has the key.
+
+    `KIND.key` and `MODEL.key` reach the cells of one kind or one model only.
+    """
     changed = [{**entry} for entry in entries]
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise SuiteError(f'--set {setting}: write key=value, as in "--set samples=200"')
         value = toml_value(text)
-        kind, dot, rest = key.partition(".")
-        only = kind if dot and kind in KINDS else None
-        name = rest if only else key
-        targets = [e for e in changed if only in (None, e.get("kind"))]
+        head, dot, rest = key.partition(".")
+        name, targets = key, changed
+        if dot and head in KINDS:
+            name, targets = rest, [e for e in changed if e.get("kind") == head]
+        elif dot and any(head in _models(e) for e in changed):
+            changed = [part for e in changed for part in _apart(e, head)]
+            name, targets = rest, [e for e in changed if _models(e) == [head]]
         if not sum([_put(entry, name, value) for entry in targets]):
             known = {field for e in targets for field in _fields(_kind(e, "--set"))}
             known |= {f"recipe.{field}" for field in _recipe_fields()}
@@ -292,6 +324,21 @@ def _overrule(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
                 f'--set {setting}: no cell has a key "{name}"; nearest: "{nearest(name, known)}"'
             )
     return changed
+
+
+def _models(entry: Entry) -> list[Any]:
+    given = entry.get("model", [])
+    return given if isinstance(given, list) else [given]
+
+
+def _apart(entry: Entry, model: str) -> list[Entry]:
+    """The entry, cut so that `model` stands alone; the order of the models is kept."""
+    models = _models(entry)
+    if model not in models or len(models) == 1:
+        return [entry]
+    place = models.index(model)
+    parts = (models[:place], [model], models[place + 1 :])
+    return [{**entry, "model": part} for part in parts if part]
 
 
 def _put(entry: Entry, name: str, value: Any) -> bool:
@@ -325,7 +372,8 @@ def to_toml(suite: Suite) -> str:
     for entry in suite.entries:
         lines += ["", "[[cell]]", *_table(entry)]
     for gate in suite.gates:
-        lines += ["", "[[gate]]", *_table(gate.model_dump(exclude_none=True))]
+        limits = {k: False if v is None else v for k, v in gate.model_dump().items()}
+        lines += ["", "[[gate]]", *_table(limits)]
     return "\n".join(lines) + "\n"
 
 

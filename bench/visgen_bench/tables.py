@@ -29,10 +29,12 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def total_line(plan: Plan) -> str:
-    """One line: how many cells run, are done, are skipped, and the time of those that run."""
+    """One line: how many cells run and how many do not, and the time of those that run."""
     known = [c.estimate.seconds for c in plan.cells if c.action == "run" and c.estimate.seconds]
     unknown = plan.count("run") - len(known)
     text = f"{plan.count('run')} to run, {plan.count('done')} done, {plan.count('skip')} skipped"
+    if plan.count("left"):
+        text += f", {plan.count('left')} left that ran out of memory"
     if plan.stale:
         text += f", {len(plan.stale)} of the done ones stale"
     if known:
@@ -97,7 +99,7 @@ def summary_lines(summary: Summary) -> list[str]:
         rest = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
         lines.append(f"skipped: {names[0]}{rest}: {reason}")
     for one in summary.failed:
-        reason = one.recorded.reason if one.recorded else ""
+        reason = one.recorded.reason if one.recorded else one.planned.reason
         log = one.recorded.run.get("log_path") if one.recorded else None
         where = f" (log: {summary.plan.options.out / log})" if log else ""
         lines.append(f"{one.status}: {one.planned.name}: {reason}{where}")

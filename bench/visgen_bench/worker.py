@@ -73,6 +73,7 @@ def context_of(job: Job, sink: Sink, *, rank: int = 0, world_size: int = 1) -> C
         sink=sink,
         data_root=Path(job.data_root) if job.data_root else None,
         offline=job.offline,
+        code_hash=str(job.run.get("code_hash", "")),
         limit=job.limit,
         threads=job.threads,
         rank=rank,

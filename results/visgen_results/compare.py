@@ -180,11 +180,20 @@ class _Side:
         self._series: dict[tuple[str, str, str], dict[int, list[float]]] | None = None
 
     def keyed(self, axis: set[str]) -> dict[tuple[Any, ...], list[Row]]:
-        """Rows of every pairing key, of the comparable group that was measured last."""
+        """Rows of every pairing key, of the comparable group that was measured last.
+
+        A folder's content is no part of its key where the side has one folder of that name: two
+        sides compare what lies under one name.
+        """
         names = [name for name in KEY if name not in axis]
+        contents: dict[str | None, set[str | None]] = defaultdict(set)
+        for row in self.rows:
+            contents[row["model"]].add(row["variant"])
         groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
         for row in sorted(self.rows, key=lambda r: r["run_id"], reverse=True):
-            groups[tuple(row[name] for name in names)].append(row)
+            alone = row["kind"] == "quality" and len(contents[row["model"]]) == 1
+            key = row | {"variant": None} if alone else row
+            groups[tuple(key[name] for name in names)].append(row)
         return {
             key: [row for row in rows if _facts(row, axis) == _facts(rows[0], axis)]
             for key, rows in groups.items()

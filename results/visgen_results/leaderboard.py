@@ -238,20 +238,20 @@ def _absent(row: Row) -> Missing:
 
 
 def _axes(row: Row) -> tuple[str, ...]:
-    return ("attention", "compile_mode") if row["kind"] == "performance" else ()
+    return ("attention", "compile_mode", "variant") if row["kind"] == "performance" else ()
 
 
 def _boards(kind: str, rows: Sequence[Row]) -> list[Board]:
     names = QUALITY_GROUP if kind == "quality" else PERFORMANCE_GROUP
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["kind"] == kind:
-            groups[tuple(fact(row, name) for name in names)].append(row)
+    own = [row for row in rows if row["kind"] == kind]
+    for row in own:
+        groups[tuple(fact(row, name) for name in names)].append(row)
     boards = []
     for key, members in groups.items():
         group = dict(zip(names, key, strict=True))
         for task, share in _by_task(members):
-            boards.append(_board(kind, group | {"task": task}, share))
+            boards.append(_board(kind, group | {"task": task}, share, own))
     return boards
 
 
@@ -284,12 +284,14 @@ def _by_task(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
     return [(task, [*own, *references]) for task, own in tasks.items()]
 
 
-def _board(kind: str, group: dict[str, Any], rows: Sequence[Row]) -> Board:
+def _board(
+    kind: str, group: dict[str, Any], rows: Sequence[Row], everywhere: Sequence[Row]
+) -> Board:
     entry = describe(group["metric"])
     by_model: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
     for row in sorted(rows, key=lambda r: r["run_id"]):  # of one seed the newest run counts
         by_model[tuple(row[name] for name in IDENTITY)][row["seed"] or 0] = row
-    varying = distinguishing([dict(zip(IDENTITY, key, strict=True)) for key in by_model])
+    varying = distinguishing(rows, everywhere)
     made = [_row(list(seeds.values()), varying) for seeds in by_model.values()]
     direction = rows[0]["higher_is_better"]
     ranked = [r for r in made if r.role == "ranked" and not math.isnan(r.value)]
@@ -305,12 +307,18 @@ def _board(kind: str, group: dict[str, Any], rows: Sequence[Row]) -> Board:
     return Board(kind, entry, group, (*placed, *others))
 
 
-def distinguishing(identities: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The columns in which rows of one model differ; only these need to be in a label."""
+def distinguishing(
+    identities: Sequence[Mapping[str, Any]], everywhere: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The columns in which rows of one model differ; only these need to be in a label.
+
+    `everywhere`: the rows of all tables. Variants that differ there are named in each table, or
+    two folders of one name would be one name in two tables.
+    """
     found = []
     for name in IDENTITY[1:]:
         values: dict[str, set[Any]] = defaultdict(set)
-        for identity in identities:
+        for identity in everywhere if name == "variant" else identities:
             if "untrained" not in (identity[name], identity["weights"]) or name != "weights":
                 values[identity["model"]].add(identity[name])
         if any(len(seen) > 1 for seen in values.values()):

@@ -125,6 +125,14 @@ _PERFORMANCE = (
     MetricInfo(
         "outlier_frac", "outliers", "1", DOWN, "share of times beyond 1.5 IQR; all are kept"
     ),
+    MetricInfo(
+        "broken_files",
+        "broken files",
+        "1",
+        DOWN,
+        "files of a data set that could not be used; `metric_opts` names them",
+        exact=True,
+    ),
     MetricInfo("process_start", "process start", "s", DOWN, "time until a worker can begin"),
     MetricInfo("model_build", "model build", "s", DOWN, "time to construct the model"),
     MetricInfo("to_device", "move to device", "s", DOWN, "time to move weights to the device"),

@@ -88,11 +88,13 @@ def pivots(boards: Sequence[Board]) -> list[Pivot]:
     for (kind, facts), members in sections.items():
         if kind == "performance" and not any(b.metric.name in _HEADLINES for b in members):
             continue
-        found.append(_pivot(kind, dict(facts), members))
+        found.append(_pivot(kind, dict(facts), members, boards))
     return found
 
 
-def _pivot(kind: str, facts: dict[str, Any], boards: Sequence[Board]) -> Pivot:
+def _pivot(
+    kind: str, facts: dict[str, Any], boards: Sequence[Board], beside: Sequence[Board]
+) -> Pivot:
     columns = tuple(_column(board, boards) for board in boards)
     by_identity: dict[tuple[str | None, ...], list[BoardRow | None]] = {}
     for place, board in enumerate(boards):
@@ -101,7 +103,8 @@ def _pivot(kind: str, facts: dict[str, Any], boards: Sequence[Board]) -> Pivot:
             cells[place] = row
     rows = []
     samples = [next(cell for cell in cells if cell is not None) for cells in by_identity.values()]
-    varying = distinguishing([sample.identity for sample in samples])
+    everywhere = [row.identity for board in beside if board.kind == kind for row in board.rows]
+    varying = distinguishing([sample.identity for sample in samples], everywhere)
     for sample, cells in zip(samples, by_identity.values(), strict=True):
         rows.append(PivotRow(label_of(sample, varying), sample.role, tuple(cells)))
     rows.sort(key=lambda row: _order(row, boards))

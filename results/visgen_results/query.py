@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from visgen_results import schema
-from visgen_results.store import Store
+from visgen_results.store import Store, check_holds_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,10 @@ def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
 
     `latest` is the newest ok row of `runs` per cell_key. The tables are copies in memory: nothing a
     query does reaches the result folder, and reading or writing files from SQL is switched off.
+    Raises `ValueError` if the folder holds no result table.
     """
     store = Store(root)
+    check_holds_results(store.root)
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
     for table in schema.TABLES:
         connection.register("incoming", store.read(table))
@@ -38,7 +40,10 @@ def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
 
 
 def query(root: Path | str, sql: str) -> "pd.DataFrame":
-    """The answer to one SELECT over a result folder. Raises `QueryError` with DuckDB's message."""
+    """The answer to one SELECT over a result folder.
+
+    Raises `QueryError` with DuckDB's message, and `ValueError` if the folder holds no result table.
+    """
     with connect(root) as connection:
         try:
             answer = connection.sql(sql)

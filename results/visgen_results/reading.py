@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from visgen_results import schema
 from visgen_results.rows import to_rows
-from visgen_results.store import Problem, Store, latest, read_file
+from visgen_results.store import Problem, Store, check_holds_results, latest, read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,11 +50,7 @@ def read_results(root: Path | str, on_problem: Callable[[Problem], None] | None 
     Raises `ValueError` if the folder does not exist or holds no result table.
     """
     store, problems = Store(root), []
-    if not any((store.root / table).is_dir() for table in schema.TABLES):
-        raise ValueError(
-            f"{store.root} holds no results (no folder {', '.join(schema.TABLES)}); "
-            "run a suite with --out there first"
-        )
+    check_holds_results(store.root)
     runs = store.read("runs", problems.append)
     machines = to_rows(store.read("machines", problems.append))
     counting = to_rows(latest(runs))

@@ -45,7 +45,10 @@ _RUN_AXES = (
     Column("model", TEXT, "preset name; for a kernel cell the op"),
     Column("family", TEXT, "model family (`transgan`, `dcgan`, `reference`, ...)"),
     Column(
-        "variant", TEXT, "what distinguishes rows of one model (direction and mask of a kernel)"
+        "variant",
+        TEXT,
+        "what tells rows of one model apart: content of a folder, recipe of a training step, "
+        "direction and mask of a kernel",
     ),
     Column("weights", TEXT, "as asked: `zoo:NAME`, `file:SHA256`, `train:CELL_KEY`, `untrained`"),
     Column("task", TEXT, "task contract, such as `image-generation`; `reference` = no model"),

@@ -179,6 +179,15 @@ def _warn(problem: Problem) -> None:
     warnings.warn(f"left out {problem}", ResultFileWarning, stacklevel=4)
 
 
+def check_holds_results(root: Path) -> None:
+    """Raise `ValueError` unless one of the tables lies in the folder: a name is soon mistyped."""
+    if not any((root / table).is_dir() for table in schema.TABLES):
+        raise ValueError(
+            f"{root} holds no results (no folder {', '.join(schema.TABLES)}); "
+            "run a suite with --out there first"
+        )
+
+
 class Store:
     """The result tables under one folder. Reading never needs, and never takes, a lock."""
 

@@ -16,7 +16,15 @@ import pyarrow as pa
 
 from visgen_results import schema
 from visgen_results.rows import column, to_rows
-from visgen_results.store import REPLACES, Problem, Store, new_run_id, read_file, write_file
+from visgen_results.store import (
+    REPLACES,
+    Problem,
+    Store,
+    check_holds_results,
+    new_run_id,
+    read_file,
+    write_file,
+)
 
 # runs come last, so that a merge that is killed leaves no run without its numbers
 _MERGE_ORDER = ("machines", "measurements", "metrics", "runs")
@@ -48,8 +56,12 @@ class CompactReport:
 
 
 def validate(root: Path | str) -> list[Problem]:
-    """Unreadable, foreign or misplaced files, duplicate keys, orphans, and nulls with no reason."""
+    """Unreadable, foreign or misplaced files, duplicate keys, orphans, and nulls with no reason.
+
+    Raises `ValueError` if the folder holds no result table.
+    """
     store = Store(root)
+    check_holds_results(store.root)
     problems: list[Problem] = []
     run_ids: set[str] = set()
     for table in schema.TABLES:
@@ -126,8 +138,7 @@ def merge(sources: Sequence[Path | str], target: Path | str) -> MergeReport:
     """
     goal = Path(target)
     for source in map(Path, sources):
-        if not any((source / table).is_dir() for table in schema.TABLES):
-            raise ValueError(f"{source} holds no result tables ({', '.join(schema.TABLES)})")
+        check_holds_results(source)
         if goal.exists() and source.samefile(goal):
             raise ValueError(f"cannot merge {source} into itself")
     steps: list[tuple[str, _Runs, set[str]]] = []
@@ -196,8 +207,10 @@ def compact(root: Path | str, *, today: datetime.date | None = None) -> CompactR
 
     The new file names the parts it replaces, so a reader that finds both (a kill between rename
     and deletion) counts each row once. Parts go only after the new file was read back in full.
+    Raises `ValueError` if the folder holds no result table.
     """
     store, problems = Store(root), []
+    check_holds_results(store.root)
     closed_before = f"{today or datetime.datetime.now(datetime.UTC).date():%Y-%m-%d}"
     before = after = 0
     for table in schema.TABLES:

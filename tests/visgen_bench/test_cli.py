@@ -99,6 +99,10 @@ def test_a_plan_writes_nothing(invoke, tmp_path: Path) -> None:
         (("run", "--model", "transgan-cifar"), 'nearest: "transgan-cifar10"'),
         (("run", "quick", "--set", "smaples=3"), 'nearest: "samples"'),
         (("run", "quick", "--rerun", "everything"), "failed, stale, all"),
+        (("run", "quick", "--rerun", "stal"), 'nearest: "stale"'),
+        (("results", "validate", "nowhere"), "nowhere holds no results"),
+        (("results", "compact", "nowhere"), "nowhere holds no results"),
+        (("results", "query", "nowhere", "select 1"), "nowhere holds no results"),
         (("run", "quick", "--executor", "ray"), "not built yet"),
         (("run", "quick", "--devices", "0-x"), "0-3,5"),
         (("run", "quick", "--only", "nothing"), "leave no cell"),
@@ -165,10 +169,14 @@ def test_a_failed_gate_is_exit_3_and_says_which_condition(invoke, tmp_path: Path
 
 
 def test_a_gate_without_numbers_is_not_a_failure_but_is_said(invoke, tmp_path: Path) -> None:
-    gate = '[[gate]]\nname = "g"\nmodel = "nobody"\ndata = "digits:8"\n'
+    gate = (
+        '[[gate]]\nname = "g"\nmodel = "pca20-gaussian"\nweights = "zoo"\ndata = "digits:8"\n'
+        "most_of_baseline = false\nmost_of_floor = false\nabove_baseline = []\n"
+        "least_classes = false\nleast_confident = false\n"
+    )
     code, _, err = invoke("run", suite(tmp_path, TINY + gate), "--in-process")
     assert code == 0
-    assert "gate g could not be judged: no fd_lite0 of nobody" in err
+    assert "gate g could not be judged: no copy_share of pca20-gaussian" in err
 
 
 def test_the_suite_that_a_command_line_stands_for_is_a_suite(invoke, tmp_path: Path) -> None:
@@ -181,6 +189,24 @@ def test_the_suite_that_a_command_line_stands_for_is_a_suite(invoke, tmp_path: P
     plan = json.loads(invoke("plan", "mine.toml", "--json")[1])
     assert len(plan["rows"]) == 12
     assert all(row["cell"]["compile"] for row in plan["rows"])
+
+
+@pytest.mark.parametrize("given", ["precision", "precision,recall"])
+def test_metrics_on_top_of_a_suite_are_a_list(invoke, tmp_path: Path, given: str) -> None:
+    code, out, _ = invoke("plan", suite(tmp_path), "--metrics", given, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["cell"]["metrics"] == given.split(",")
+
+
+def test_a_report_that_cannot_be_written_is_one_line_and_exit_1(invoke, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "runs" / "tiny" / "report.html"
+    place.mkdir(parents=True)
+    code, out, err = invoke("run", suite(tmp_path), "--in-process")
+    assert code == 1
+    assert "pca20-gaussian" in out
+    assert "no report was written" in out
+    assert [line for line in err.splitlines() if "cannot write the report to " in line]
+    assert "Traceback" not in err
 
 
 def test_a_model_in_a_file_of_ones_own_runs_by_name(invoke, bench) -> None:
@@ -232,10 +258,53 @@ def test_everything_that_can_be_named_is_listed_and_described(invoke) -> None:
     assert "[[cell]]" in invoke("describe", "quick")[1]
 
 
+def test_broken_pictures_are_named_on_stderr_and_counted_in_a_row(invoke, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("L", (8, 8), 60 * number).save(folder / f"{number}.png")
+    (folder / "torn.png").write_bytes(b"\x89PNG")
+    out = tmp_path / "out"
+    code, _, err = invoke(
+        "eval", str(folder), "--against", "digits:8", "--metrics", "copy_share", "--out", str(out)
+    )
+    assert code == 0
+    assert "1 files cannot be used: torn.png (" in err
+    rows = to_rows(Store(out).read("metrics"))
+    counts = [row for row in rows if row["metric"] == "broken_files"]
+    assert counts
+    assert all(row["value"] == 1.0 and "torn.png" in row["metric_opts"] for row in counts)
+
+
+def test_a_dry_run_downloads_nothing(invoke, tmp_path: Path) -> None:
+    text = TINY.replace('"digits:8"', '"cifar10"')
+    code, _, err = invoke("plan", suite(tmp_path, text), "--data-root", str(tmp_path / "none"))
+    assert code == 2
+    assert "cifar10 is not on this machine" in err
+    assert not (tmp_path / "none").exists()
+
+
 def test_fetch_says_what_is_ready_and_what_is_not(invoke, tmp_path: Path) -> None:
     code, out, _ = invoke("fetch", suite(tmp_path), "--json")
     assert code == 0
     assert [row["what"] for row in json.loads(out)["rows"]] == ["data digits:8"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"copy_share"', '"copy_shar"', 'nearest: "copy_share"'),
+        ('"digits:8"', '"digit:8"', 'nearest: "digits:8"'),
+    ],
+)
+def test_fetch_of_an_unknown_name_is_a_usage_error(
+    invoke, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    code, _, err = invoke("fetch", suite(tmp_path, TINY.replace(old, new)))
+    assert code == 2
+    assert says in err
 
 
 def test_the_doctor_finds_this_machine_usable(tmp_path: Path) -> None:
@@ -243,6 +312,15 @@ def test_the_doctor_finds_this_machine_usable(tmp_path: Path) -> None:
     assert all(check.level != "bad" for check in checks.values())
     assert {"clock resolution", "known duration", "seeds", "disk space"} <= set(checks)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_is_offline_only_if_told(
+    invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "downloads are off" not in invoke("doctor")[1]
+    assert "downloads are off" in invoke("doctor", "--offline")[1]
 
 
 def test_the_doctor_names_a_folder_that_cannot_be_written() -> None:

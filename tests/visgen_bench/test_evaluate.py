@@ -11,6 +11,7 @@ from visgen_bench.cell import QualityCell
 from visgen_bench.evaluate import evaluate, suite_of
 from visgen_bench.plan import Options
 from visgen_bench.suite import Suite, SuiteError
+from visgen_results.leaderboard import leaderboard
 
 
 def pictures(folder: Path, start: int, count: int) -> Path:
@@ -66,6 +67,22 @@ def test_two_folders_have_the_distance_of_halves_as_their_floor(tmp_path: Path) 
         ("folder:mine", "half-b"): (6, 6),
         ("folder:real", "half-b"): (6, 6),
     }
+
+
+def test_two_folders_of_one_name_are_two_rows(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    mine = pictures(tmp_path / "a" / "imgs", 0, 6)
+    real = pictures(tmp_path / "b" / "imgs", 20, 12)
+    found = evaluate(mine, str(real), ["precision"], options=options(tmp_path))
+    board = leaderboard(found.plan.options.out)
+    (halves,) = [one for one in board.boards if one.group["split"] == "half-b"]
+    assert [row.role for row in halves.rows] == ["ranked", "reference"]
+    score, floor = (row.label for row in halves.rows)
+    assert score != floor
+    assert (score.startswith("folder:imgs "), floor.endswith("-half-a")) == (True, True)
+    (whole,) = [one for one in board.boards if one.group["split"] == "all"]
+    assert whole.rows[0].label == score, "one name in both tables"
 
 
 def test_a_folder_without_pictures_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from visgen_bench.gates import Gate, judge, record
+from visgen_results import schema
 from visgen_results.leaderboard import leaderboard
 from visgen_results.rows import to_rows
 from visgen_results.store import Store, new_run_id
@@ -22,13 +23,20 @@ REAL = {"fd_lite0": 158.0, "precision": 0.96, "recall": 0.95}
 
 
 def write(
-    store: Store, model: str, values: Mapping[str, float | None], *, seed: int = 0, n: int = 1000
+    store: Store,
+    model: str,
+    values: Mapping[str, float | None],
+    *,
+    seed: int = 0,
+    n: int = 1000,
+    cell: str = "",
+    **columns: object,
 ) -> None:
     now = datetime.datetime.now(datetime.UTC)
     weights = "zoo:transgan" if model == "transgan" else "fit"
     run = {
         "run_id": new_run_id(),
-        "cell_key": f"{model}{seed}",
+        "cell_key": f"{model}{seed}{cell}",
         "kind": "quality",
         "status": "ok",
         "model": model,
@@ -37,10 +45,11 @@ def write(
         "seed": seed,
         "started_at": now,
         "ended_at": now,
+        **columns,
     }
     rows = [
         {
-            **{name: run[name] for name in ("cell_key", "model", "weights", "dataset", "seed")},
+            **schema.copies(run),
             "metric": metric,
             "stat": "value",
             "value": value,
@@ -115,7 +124,42 @@ def test_numbers_of_different_sample_counts_are_not_compared(tmp_path: Path) -> 
     write(store, "pca20-gaussian", PCA)
     write(store, "real-images", REAL)
     (verdict,) = judge(store, [GATE])
-    assert (verdict.passed, "different sample counts" in verdict.text) == (None, True)
+    assert (verdict.passed, "n (1000, not 200)" in verdict.text) == (None, True)
+
+
+def test_a_limited_run_in_the_same_folder_changes_no_verdict(tmp_path: Path) -> None:
+    store = results(tmp_path)
+    (before,) = judge(store, [GATE])
+    for model in ("transgan", "pca20-gaussian", "real-images"):
+        limited = {"cell": "-limited", "config_json": '{"limit":100}', "n": 100}
+        write(store, model, dict.fromkeys(GOOD, 9.0), **limited)
+    assert judge(store, [GATE]) == [before]
+
+
+def test_of_one_seed_the_newest_number_counts_once(tmp_path: Path) -> None:
+    store = results(tmp_path)
+    write(store, "transgan", {**GOOD, "fd_lite0": 382.0}, cell="-other-batch")
+    (verdict,) = judge(store, [GATE])
+    ratio = verdict.conditions[0]
+    assert ratio.value == pytest.approx((382 + 376 + 376) / 3 / 706)
+    assert len(verdict.run_ids) == 5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"split": "train"}, {"dtype": "bf16"}, {"extractor_sha256": "ff"}, {"n": 200}],
+)
+def test_the_models_newest_number_says_which_numbers_are_meant(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
+    store = Store(tmp_path)
+    for model, values in (("transgan", GOOD), ("pca20-gaussian", PCA), ("real-images", REAL)):
+        worse = {metric: 3 * value for metric, value in values.items()}
+        write(store, model, worse, seed=1, cell="-other", **other)  # type: ignore[arg-type]
+    old = judge(results(tmp_path), [GATE])
+    assert old == judge(store, [GATE])
+    assert old[0].passed is True
+    assert [c.spread[0] == c.spread[1] for c in old[0].conditions] == [True] * 7
 
 
 def test_untrained_rows_of_the_model_do_not_count(tmp_path: Path) -> None:

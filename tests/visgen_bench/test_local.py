@@ -117,7 +117,7 @@ def test_a_killed_cell_goes_on_where_it_was_and_gives_the_same_number(bench) -> 
     bench.run(text)
     thread.join()
     bench.pipe.unlink()
-    saved = list(bench.out.glob("state/*/samples-40/*/evaluation.npz"))
+    saved = list(bench.out.glob("state/*/samples-40-*/*/evaluation.npz"))
     assert saved, "the first chunk was saved before the kill"
     before = saved[0].stat().st_mtime_ns
     bench.run(text)

@@ -180,7 +180,7 @@ def test_flops_and_mfu_come_from_the_count_and_the_throughput(tmp_path: Path):
     mfu = value(rows, "mfu")
     assert mfu == pytest.approx(2 * 48 * value(rows, "throughput") / 1e9)
     options = next(json.loads(row["metric_opts"]) for row in rows if row["metric"] == "mfu")
-    assert options == {"of": "flops", "peak_flops": 1e9, "peak_source": "--peak-tflops"}
+    assert options == {"of": "flops", "peak_flops": 1e9, "peak_source": "peak_tflops"}
 
 
 def test_bf16_reaches_the_model_as_autocast_and_leaves_the_weights_alone(tmp_path: Path):

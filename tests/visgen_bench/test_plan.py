@@ -122,6 +122,36 @@ def test_the_planner_names_the_attention_that_runs(bench) -> None:
     assert "chunked" in transgan.name
 
 
+def test_broken_files_of_a_folder_are_named_in_the_plan(bench, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine" / "good.png")
+    (tmp_path / "mine" / "bad.png").write_bytes(b"no")
+    text = quality(images=f"folder:{tmp_path / 'mine'}", model=None)
+    (cell,) = bench.plan(text).cells
+    (note,) = cell.resolved.notes
+    assert "1 files cannot be used: bad.png (" in note
+
+
+def test_a_split_that_is_not_there_is_named(bench) -> None:
+    text = (
+        '[[cell]]\nkind = "train"\nmodel = "dcgan-digits8-tiny"\ndata = "digits:8"\n'
+        'split = "trian"\nrecipe = { objective = "hinge", steps = 1, batch = 2 }\n'
+    )
+    with pytest.raises(SuiteError, match=r'split: .*"trian".*test, train'):
+        bench.plan(text)
+
+
+def test_a_wrong_name_is_told_before_any_data_is_opened(bench, tmp_path: Path) -> None:
+    absent = f"folder:{tmp_path / 'absent'}"
+    first = quality(data=absent)
+    with pytest.raises(SuiteError, match="absent"):
+        bench.plan(first)
+    with pytest.raises(SuiteError, match='nearest: "fd_lite0"'):
+        bench.plan(first + quality(metrics=["fd_lite"]))
+
+
 def test_the_planner_knows_of_a_position_bias(bench) -> None:
     (cell,) = bench.plan(performance(model="transgan-digits8-tiny", device="cuda")).cells
     assert cell.resolved.cell.attention == "chunked"  # plain attention would be "sdpa" there
@@ -199,6 +229,33 @@ def test_a_failed_cell_runs_again_by_itself(bench) -> None:
     bench.run(bench.faulty_cell("raise"), in_process=True)
     (cell,) = bench.plan(bench.faulty_cell("raise")).cells
     assert (cell.action, cell.reason, cell.attempts) == ("run", "was error", 1)
+
+
+def test_a_cell_that_ran_out_of_memory_is_left_until_that_is_asked_for(bench) -> None:
+    text = bench.faulty_cell("memory")
+    bench.run(text, in_process=True)
+    (cell,) = bench.plan(text).cells
+    assert (cell.action, "--rerun failed" in cell.reason) == ("left", True)
+    again = bench.run(text, in_process=True)
+    assert (again.exit_code, [one.status for one in again.failed]) == (1, ["oom"])
+    assert again.finished[0].recorded is None
+    assert [bench.plan(text, rerun=r).cells[0].action for r in ("failed", "all")] == ["run", "run"]
+
+
+def test_weights_of_a_train_cell_that_was_never_ok_are_no_weights(bench) -> None:
+    skipped = bench.run(TRAIN.replace("data =", 'dtype = "fp16"\ndata ='))
+    (train,) = skipped.having("skipped")
+    with pytest.raises(SuiteError, match="no train cell"):
+        bench.plan(TRAINED.replace("train:dcgan-digits8-tiny", f"train:{train.planned.cell_key}"))
+
+
+def test_what_no_other_column_says_is_the_variant(bench) -> None:
+    step = {"model": "dcgan-digits8-tiny", "phase": "d_step"}
+    recipe = "recipe = {{ objective = {}, steps = 1, batch = 4 }}\n"
+    text = performance(**step) + performance(**step) + recipe.format('["hinge", "nonsaturating"]')
+    variants = [cell.resolved.columns["variant"] for cell in bench.plan(text).cells]
+    assert variants[0] is None
+    assert [str(v).partition("-")[0] for v in variants[1:]] == ["hinge", "nonsaturating"]
 
 
 def test_changed_code_makes_a_row_stale(bench, monkeypatch: pytest.MonkeyPatch) -> None:

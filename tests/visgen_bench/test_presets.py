@@ -47,6 +47,16 @@ def test_a_broken_plug_in_is_named_to_whoever_misses_a_model(install) -> None:
         assert part in str(caught.value)
 
 
+def test_a_config_that_can_be_changed_is_refused_with_the_fix(tmp_path: Path) -> None:
+    file = tmp_path / "soft.py"
+    file.write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Soft:\n    a: int = 1\n"
+        "PRESETS = {'soft': Soft()}\n"
+    )
+    with pytest.raises(PresetError, match=r'"soft" can be changed; write .*frozen=True'):
+        load_presets([file])
+
+
 def test_a_plug_in_does_not_replace_what_is_there(install) -> None:
     install("good_plugin", "PRESETS = {'real-images': 3}\n")
     assert load_presets().find("real-images") != 3

@@ -1,6 +1,7 @@
 """Quality cells: references first, seeds by index, ranks and chunks that change nothing."""
 
 import itertools
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,11 @@ def score(folder: Path, **fields: Any) -> dict[str, dict[str, Any]]:
     given = {"data": "digits:8", "samples": 30, "metrics": ("copy_share",), **fields}
     if "images" not in given:
         given = {"model": "pca20-gaussian", "weights": "fit", **given}
-    offline = given.pop("offline", True)
+    records = given.pop("sink", None) or Records()
+    about = {name: given.pop(name) for name in ("offline", "weights_path") if name in given}
     cell = QualityCell(**given)
-    records = Records()
-    context = Context(root=folder, spec_key=key, sink=records, limit=limit, offline=offline)
-    run_quality(cell, context)
+    about = {"offline": True, "limit": limit, **about}
+    run_quality(cell, Context(root=folder, spec_key=key, sink=records, **about))
     rows = [record["row"] for record in records.records if "row" in record]
     return {row["metric"]: row for row in rows if row["metric"] != "params"}
 
@@ -170,6 +171,53 @@ def test_weights_of_another_preset_are_refused_by_name(bench, tmp_path: Path) ->
     assert "has shape" in run["error_msg"]
     assert run["weights"].startswith("file:")
     assert str(tmp_path) not in run["config_json"]
+
+
+class FullDisk(Records):
+    """Takes what comes before the second chunk of samples."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        super().write(record)
+        if str(record.get("text")).startswith("samples 0.."):
+            raise OSError(28, "No space left on device")
+
+
+def test_samples_of_other_weights_are_not_gone_on_from(root: Path) -> None:
+    from visgen.catalogue import find
+    from visgen.checkpoints import save_weights
+    from visgen.checkpoints.weights import part_states
+
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        paths.append(root / f"{seed}.safetensors")
+        save_weights(paths[-1], part_states(find("dcgan-digits8-tiny").build().networks()), {})
+    fields = {"model": "dcgan-digits8-tiny", "weights": "train:w", "samples": 8, "chunk": 4}
+    fields["metrics"] = ("digit_confident",)
+    with pytest.raises(OSError, match="No space"):
+        score(root, weights_path=paths[0], sink=FullDisk(), **fields)
+    kept = Records()
+    score(root, weights_path=paths[0], sink=kept, key="kept", **fields)
+    mixed, again = Records(), Records()
+    second = score(root, weights_path=paths[1], sink=mixed, **fields)
+    assert not [r for r in mixed.records if "resumed" in str(r.get("text"))]
+    assert second == score(root, weights_path=paths[1], key="alone", **fields)
+    sheets = [root / "artifacts" / key / "samples.png" for key in ("key", "alone", "kept")]
+    assert sheets[0].read_bytes() == sheets[1].read_bytes() != sheets[2].read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        score(root, weights_path=paths[1], sink=FullDisk(), key="third", **fields)
+    score(root, weights_path=paths[1], sink=again, key="third", **fields)
+    assert [r for r in again.records if "resumed: 4 samples" in str(r.get("text"))]
+
+
+def test_files_that_cannot_be_used_are_counted_and_named(root: Path) -> None:
+    write_pictures(root / "mine", [torch.full((3, 8, 8), 9, dtype=torch.uint8)] * 3)
+    (root / "mine" / "bad.png").write_bytes(b"not a picture")
+    (root / "mine" / "empty.jpg").write_bytes(b"")
+    row = score(root, images=f"folder:{root / 'mine'}", samples=None)["broken_files"]
+    assert (row["value"], row["phase"]) == (2.0, "images")
+    assert [name for name, _ in json.loads(row["metric_opts"])["files"]] == ["bad.png", "empty.jpg"]
+    assert "broken_files" not in score(root, key="whole")
 
 
 def write_pictures(folder: Path, tensors: list[torch.Tensor]) -> None:

@@ -65,6 +65,27 @@ def test_defaults_go_to_the_kinds_that_have_the_field() -> None:
     assert (quality.samples, performance.data) == (7, "digits:8")
 
 
+GATED = """
+[[cell]]
+kind = "quality"
+data = "digits:8"
+model = ["dcgan", "real-images", "pca20-gaussian"]
+metrics = ["fd_lite0", "precision", "recall", "digit_classes", "digit_confident", "copy_share"]
+[[gate]]
+name = "g"
+data = "digits:8"
+"""
+
+
+def test_false_leaves_a_condition_of_a_gate_out() -> None:
+    suite = from_text(GATED + 'model = "dcgan"\nleast_classes = false\n', "s.toml")
+    assert suite.gates[0].least_classes is None
+    assert suite.gates[0].metrics == (
+        "fd_lite0", "precision", "recall", "digit_confident", "copy_share",
+    )  # fmt: skip
+    assert from_text(to_toml(suite), "again.toml").gates == suite.gates
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -84,6 +105,15 @@ def test_defaults_go_to_the_kinds_that_have_the_field() -> None:
         ("name = 'a/b'\n[[cell]]\n", ("name", "without '/'")),
         ("name = \n", ("not TOML", "line 1")),
         (HEAD + 'model = "a"\n[[gate]]\nname = "g"\n', ("gate 1", 'key "model" is missing')),
+        (HEAD + 'model = "a"\ninclude = "b.py"\n', ('unknown key "include"',)),
+        (GATED + 'model = "dcgn"', ('model = "dcgn"', 'nearest: "dcgan"')),
+        (
+            GATED.replace('name = "g"\ndata = "digits:8"', 'name = "g"\ndata = "digits:9"')
+            + 'model = "dcgan"',
+            ('"digits:9"',),
+        ),
+        (GATED + 'model = "dcgan"\nfloor = "real"', ('floor = "real"', 'nearest: "real-images"')),
+        (GATED + 'model = "dcgan"\ndistance = "fd_lite"', ("fd_lite", "nearest", "fd_lite0")),
         (HEAD + 'model = "a"\n[defaults]\ndat = 1\n', ('unknown key "dat"', 'nearest: "data"')),
     ],
 )
@@ -122,6 +152,21 @@ def test_settings_overrule_the_file_and_name_one_kind_if_asked() -> None:
         cells(text, "smaples=3")
     with pytest.raises(SuiteError, match="write key=value"):
         cells(text, "samples")
+
+
+def test_a_setting_of_one_model_reaches_no_other() -> None:
+    text = HEAD + 'model = ["a", "b", "c"]\nseed = [0, 1]\n'
+    found = [(cell.model, cell.weights) for cell in cells(text, 'b.weights="file:w"')]
+    assert found == [("a", None)] * 2 + [("b", "file:w")] * 2 + [("c", None)] * 2
+    with pytest.raises(SuiteError, match=r'no cell has a key "d\.weights"'):
+        cells(text, 'd.weights="file:w"')
+
+
+def test_the_published_suite_takes_weights_for_the_model_alone() -> None:
+    suite = load("images", ['transgan-cifar10.weights="file:mine.safetensors"'])
+    weights = {p.cell.model: p.cell.weights for p in suite.cells if p.cell.kind == "quality"}
+    assert weights["transgan-cifar10"] == "file:mine.safetensors"
+    assert weights["real-images"] is None
 
 
 def test_a_value_from_the_command_line_is_toml_or_text() -> None:

@@ -130,6 +130,21 @@ def test_two_folders_are_compared_row_by_row(folder: Any, folder_at: Any, tmp_pa
     assert found.only_b == ("FD-lite0, only-there",)
 
 
+def test_folders_of_one_name_are_compared_whatever_is_in_them(
+    folder: Any, folder_at: Any, tmp_path: Path
+) -> None:
+    other = folder_at(tmp_path / "other")
+    folder.run({"fd_lite0": 1.0}, model="folder:a", variant="11111111")
+    other.run({"fd_lite0": 2.0}, model="folder:a", variant="22222222")
+    pair = only(compare(folder.root, other.root))
+    assert (pair.a, pair.b) == (1.0, 2.0)
+    # Where one side has two, which of them is meant is for the reader to say.
+    other.run({"fd_lite0": 3.0}, model="folder:a", variant="33333333")
+    assert compare(folder.root, other.root).pairs == ()
+    pair = only(compare(folder.root, f"{other.root}:variant=22222222"))
+    assert (pair.a, pair.b) == (1.0, 2.0)
+
+
 def test_a_folder_equals_itself(folder: Any) -> None:
     folder.run({"fd_lite0": 1.0})
     assert only(compare(folder.root, folder.root)).verdict == "equal"

@@ -168,6 +168,21 @@ def test_labels_say_only_what_differs(folder: Any) -> None:
     assert sorted(by_label(only_board(folder))) == ["a file:abababab", "a zoo:a", "b zoo:b"]
 
 
+def test_two_variants_of_one_name_are_two_rows_named_in_every_table(folder: Any) -> None:
+    seeds(folder, "folder:a", [1.0], variant="11111111")
+    seeds(folder, "folder:a", [2.0], variant="22222222", common={"n": 500})
+    seeds(folder, "folder:b", [3.0], variant="33333333", common={"n": 500})
+    small, large = sorted(leaderboard(folder.root).boards, key=lambda board: len(board.rows))
+    assert sorted(by_label(small)) == ["folder:a 11111111"]
+    assert "folder:a 22222222" in by_label(large)
+
+
+def test_a_folder_alone_in_its_name_needs_no_hash(folder: Any) -> None:
+    seeds(folder, "folder:a", [1.0], variant="11111111")
+    seeds(folder, "folder:b", [2.0], variant="22222222")
+    assert sorted(by_label(only_board(folder))) == ["folder:a", "folder:b"]
+
+
 def test_of_one_seed_the_newest_run_counts_once(folder: Any) -> None:
     folder.run({"fd_lite0": 1.0}, seed=0, cell_key="old-batch", common=LITE0)
     folder.run({"fd_lite0": 2.0}, seed=0, cell_key="new-batch", common=LITE0)

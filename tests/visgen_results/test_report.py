@@ -272,3 +272,13 @@ def test_the_scatter_never_mixes_speeds_of_two_machines(folder: Any) -> None:
         quality(folder, model)
         speed(folder, model, machine_id=machine, device_name=machine)
     assert len(points(folder)) == 1
+
+
+def test_two_folders_of_one_name_are_both_shown(folder: Any) -> None:
+    for variant, n in (("11111111", 1000), ("22222222", 500)):
+        place = grid(folder, variant, "samples.png")
+        columns = {"artifacts_path": place, "variant": variant, "family": "folder"}
+        folder.run({"fd_lite0": 1.0}, model="folder:a", common=LITE0 | {"n": n}, **columns)
+    text = made(folder).text
+    assert text.count("folder:a 11111111") >= 2, "in a table and beneath its picture"
+    assert text.count("folder:a 22222222") >= 2

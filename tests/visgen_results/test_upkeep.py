@@ -68,7 +68,7 @@ def test_merge_takes_compacted_folders(tmp_path: Path) -> None:
 def test_merge_refuses_what_is_no_result_folder(tmp_path: Path) -> None:
     fill(tmp_path / "a", "AA")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no result tables"):
+    with pytest.raises(ValueError, match="holds no results"):
         merge([tmp_path / "empty"], tmp_path / "a")
     with pytest.raises(ValueError, match="into itself"):
         merge([tmp_path / "a"], tmp_path / "a")

@@ -61,9 +61,8 @@ def load_weights(model: Any, path: Path) -> str:
         path: A safetensors file of `save_weights`; float16 is widened to the parameter's dtype.
 
     Raises:
-        CheckpointError: for a pickle, a damaged file, or the first key that differs in name or
-            shape. The model
-            is then as it was.
+        CheckpointError: for a pickle, a damaged file, values that are not finite, or the first key
+            that differs in name or shape. The model is then as it was.
     """
     tensors, _ = read(path)
     networks: dict[str, nn.Module] = model.networks()
@@ -75,8 +74,9 @@ def load_weights(model: Any, path: Path) -> str:
         )
     expected = part_states({part: networks[part] for part in parts})
     check_shapes(tensors, expected, path)
-    for key, tensor in tensors.items():
+    for key, tensor in tensors.items():  # all of them, before the first is copied
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {key} has values that are not finite.")
+    for key, tensor in tensors.items():
         expected[key].copy_(tensor)
     return sha256_of(path)

@@ -104,6 +104,17 @@ class Data:
 
 
 @dataclass(frozen=True, eq=False)
+class Resized:
+    """Another source's pictures at one size."""
+
+    source: ImageSource
+    size: tuple[int, int]
+
+    def read(self, indices: Tensor, size: tuple[int, int] | None) -> Tensor:
+        return self.source.read(indices, size or self.size)
+
+
+@dataclass(frozen=True, eq=False)
 class InMemory:
     """Pictures of one size held in memory: uint8 (n, 1 or 3, h, w)."""
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from visgen.data.cifar10 import open_cifar10
 from visgen.data.dataset import Data, DataError, DataMissing, UnknownData
 from visgen.data.digits import SIZES, open_digits
-from visgen.data.stl10 import open_stl10
+from visgen.data.stl10 import open_stl10, open_stl10_48
 
 GROUP = "visgen.data"
-SPECS = (*(f"digits:{side}" for side in SIZES), "folder:PATH", "cifar10", "stl10")
+SPECS = (*(f"digits:{side}" for side in SIZES), "folder:PATH", "cifar10", "stl10", "stl10:48")
 
 
 def data_names() -> list[str]:
@@ -19,36 +19,46 @@ def data_names() -> list[str]:
     return [*SPECS, *sorted({point.name for point in plugins})]
 
 
+def check_name(spec: str) -> None:
+    """Raise UnknownData, with the nearest match, if no set has this name; opens nothing."""
+    names = data_names()
+    kind = spec.partition(":")[0]
+    if kind == "folder" or spec in SPECS or kind in set(names) - set(SPECS):
+        return
+    nearest = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)[0]
+    raise UnknownData(
+        f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(names)}).'
+    )
+
+
 def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> Data:
     """Open the image set that `spec` names.
 
     `digits:8`, `digits:16`, `digits:32` come with the installation. `folder:PATH` is any folder of
     pictures. `cifar10` and `stl10` lie below `root` (default: the user's cache, `archives.py`)
-    and are downloaded to it unless `offline`. `NAME` or `NAME:REST` may be a plug-in's: an entry
-    point NAME of the group `visgen.data`, a function with this signature.
+    and are downloaded to it unless `offline`; `stl10:48` is STL-10 at half its size. `NAME` or
+    `NAME:REST` may be a plug-in's: an entry point NAME of the group `visgen.data`, a function with
+    this signature.
 
     Raises:
         UnknownData: no set of that name; the nearest match and the list are in the message.
         DataMissing: the set is not on this machine; path and flag are in the message.
         DataError: the set is there but cannot be used.
     """
+    check_name(spec)
     kind, _, rest = spec.partition(":")
     if kind == "folder":
         return _open_folder(spec, rest)
-    if kind == "digits" and spec in SPECS:
+    if kind == "digits":
         return open_digits(int(rest))
     if spec == "cifar10":
         return open_cifar10(root, offline=offline)
     if spec == "stl10":
         return open_stl10(root, offline=offline)
-    plugins = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-    if kind in plugins:
-        return _open_plugin(plugins[kind], spec, root, offline)
-    names = data_names()
-    nearest = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)[0]
-    raise UnknownData(
-        f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(names)}).'
-    )
+    if spec == "stl10:48":
+        return open_stl10_48(root, offline=offline)
+    point = next(iter(importlib.metadata.entry_points(group=GROUP, name=kind)))
+    return _open_plugin(point, spec, root, offline)
 
 
 def _open_plugin(

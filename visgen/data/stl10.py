@@ -6,7 +6,7 @@ reads 3 GB. TransGAN uses them at `images(indices, size=(48, 48))` and trains on
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visgen.data.archives import Archive, checked_folder
-from visgen.data.dataset import Data, DataError
+from visgen.data.dataset import Data, DataError, Resized
 from visgen.data.resize import resize
 
 SIDE = 96
@@ -81,6 +81,19 @@ def open_stl10(root: Path | None, *, offline: bool, archive: Archive = ARCHIVE) 
         classes=CLASSES,
         targets=targets,
         count=c,
+    )
+
+
+def open_stl10_48(root: Path | None, *, offline: bool, archive: Archive = ARCHIVE) -> Data:
+    """STL-10 at 48 x 48, as TransGAN and most GANs since SNGAN use it; see `open_stl10`."""
+    full = open_stl10(root, offline=offline, archive=archive)
+    size = (SIDE // 2, SIDE // 2)
+    return replace(
+        full,
+        name="stl10:48",
+        fingerprint=hashlib.sha256(f"bilinear-48-v1:{full.fingerprint}".encode()).hexdigest(),
+        size=size,
+        source=Resized(full.source, size),
     )
 
 

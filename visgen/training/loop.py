@@ -67,7 +67,7 @@ class TrainResult:
 
     Attributes:
         steps: Training steps done, over all attempts.
-        seconds: Wall time of this attempt.
+        seconds: Wall time, over all attempts.
         weights: Safetensors file of the generator's moving average.
         sha256: Of that file.
         figures: Last value of every logged figure, `update/name`.
@@ -83,9 +83,11 @@ class TrainResult:
 class Batches:
     """Real images by counter: epoch e is a permutation drawn from (seed, e)."""
 
-    def __init__(self, data: TrainingImages, size: tuple[int, int], seed: int, device: str) -> None:
+    def __init__(
+        self, data: TrainingImages, split: str, size: tuple[int, int], seed: int, device: str
+    ) -> None:
         self.data = data
-        self.indices = data.splits["train"]
+        self.indices = data.splits[split]
         self.size = size
         self.seed = seed
         self.device = device
@@ -114,6 +116,7 @@ class Training:
         recipe: GanRecipe,
         data: TrainingImages,
         *,
+        split: str = "train",
         seed: int,
         device: str,
         dtype: Precision,
@@ -128,13 +131,21 @@ class Training:
             for u in self.updates
         }
         self.average = MovingAverage(model.networks()["generator"])
-        self.batches = Batches(data, model.image_size, seed, device)
+        self.batches = Batches(data, split, model.image_size, seed, device)
         lasting = {k: v for k, v in asdict(recipe).items() if k != "steps"}  # a run may go on
         self.identity = json.dumps(
-            {"recipe": lasting, "seed": seed, "data": data.fingerprint, "dtype": dtype},
+            {
+                "recipe": lasting,
+                "seed": seed,
+                "data": data.fingerprint,
+                "split": split,
+                "dtype": dtype,
+            },
             sort_keys=True,
         )
         self.step = 0
+        self.seconds = 0.0  # of earlier attempts
+        self._started = time.monotonic()
 
     def run_step(self) -> dict[str, float]:
         """All updates of one step and the moving average; returns `update/name` figures."""
@@ -169,13 +180,21 @@ class Training:
             tensors |= {f"optimizer.{name}.{k}": t for k, t in runner.state().items()}
         return tensors
 
+    def elapsed(self) -> float:
+        """Seconds of training, earlier attempts included up to their last checkpoint."""
+        return self.seconds + time.monotonic() - self._started
+
     def save(self, folder: Path) -> Path:
-        """Write the whole state, then the moving average as the weights one would use."""
-        metadata = {"step": str(self.step), "identity": self.identity}
-        write(folder / STATE_FILE, self._tensors(), metadata)
+        """Write the moving average as the weights one would use, then the whole state.
+
+        In this order the weights are never older than the state that a resumed run goes on from.
+        """
         weights = folder / WEIGHTS_FILE
         averaged = {f"generator.{k}": t for k, t in self.average.state.items()}
         save_weights(weights, averaged, {"step": str(self.step), "seed": str(self.seed)})
+        metadata = {"step": str(self.step), "identity": self.identity}
+        metadata["seconds"] = repr(self.elapsed())
+        write(folder / STATE_FILE, self._tensors(), metadata)
         return weights
 
     @torch.no_grad()
@@ -208,6 +227,7 @@ class Training:
             {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         )
         self.step = int(metadata["step"])
+        self.seconds = float(metadata["seconds"])
 
 
 def train(
@@ -215,6 +235,7 @@ def train(
     recipe: GanRecipe,
     data: TrainingImages,
     *,
+    split: str = "train",
     seed: int,
     folder: Path,
     device: str = "cpu",
@@ -228,7 +249,8 @@ def train(
     Args:
         model: A GAN of the catalogue, with `networks()`, `latent` and `image_size`.
         recipe: How it is trained.
-        data: Its `train` split is used, resized to the model's images.
+        data: Resized to the model's images.
+        split: Which of its pictures are learned from.
         seed: Of all draws and the order of images. The initial weights are the caller's.
         folder: Holds the state and the weights; written atomically every `checkpoint_every` steps.
         device: Where to train.
@@ -241,9 +263,8 @@ def train(
         NonFiniteLoss: if a loss or gradient is not finite; the last checkpoint stays.
         CheckpointError: if the folder belongs to another run.
     """
-    started = time.monotonic()
     model.to(device)
-    run = Training(model, recipe, data, seed=seed, device=device, dtype=dtype)
+    run = Training(model, recipe, data, split=split, seed=seed, device=device, dtype=dtype)
     run.load(folder)
     weights = folder / WEIGHTS_FILE
     figures: dict[str, float] = {}
@@ -265,5 +286,4 @@ def train(
         for key, tensor in run.average.state.items():
             generator[f"generator.{key}"].copy_(tensor)
     model.eval()
-    seconds = time.monotonic() - started
-    return TrainResult(run.step, seconds, weights, sha256_of(weights), figures)
+    return TrainResult(run.step, run.elapsed(), weights, sha256_of(weights), figures)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visgen_bench.cell import QualityCell
-from visgen_bench.cells import splits
+from visgen_bench.cells import broken, splits
 from visgen_bench.cells.grid import COUNT, save_sheet
 from visgen_bench.cells.ranks import Ranks
 from visgen_bench.context import Context, Unavailable
@@ -42,11 +42,14 @@ def run_quality(cell: QualityCell, context: Context) -> None:
     data = open_data(cell.data, root=context.data_root, offline=context.offline)
     reference = _reference(cell, context, data, possible, extractors, ranks)
     config = config_of(cell) if cell.model else None
-    from visgen_bench.cells.samples import source_of
+    from visgen_bench.cells.samples import FolderSource, source_of
 
     source = source_of(cell, config, data, context)
     samples = source.count if context.limit is None else min(source.count, context.limit)
     if ranks.first:
+        broken.report(data, context, phase="data")
+        if isinstance(source, FolderSource):
+            broken.report(source.data, context, phase="images")
         _report_weights(source, context)
         _save_reference_sheet(context.artifacts / "reference.png", data, cell)
     evaluation = _evaluated(cell, context, source, reference, possible, samples, ranks)
@@ -164,7 +167,9 @@ def _evaluated(
     from visgen_bench.metrics.evaluation import ImageEvaluation
 
     def evaluation(rank: int) -> ImageEvaluation:
-        folder = context.state / f"samples-{samples}" / f"rank-{rank}-of-{ranks.size}"
+        # Weights and code are in the name: what others drew is not gone on from.
+        drawn = f"{source.weights_sha256 or 'none'}"[:12] + f"-{context.code_hash[:12]}"
+        folder = context.state / f"samples-{samples}-{drawn}" / f"rank-{rank}-of-{ranks.size}"
         folder.mkdir(parents=True, exist_ok=True)
         return ImageEvaluation(metrics, reference, samples=samples, folder=folder)
 
@@ -209,8 +214,6 @@ def _draw_chunk(
 def _save_sheet(path: Path, source: "Source", shown: list[Tensor], count: int) -> None:
     """The sheet of the run's first samples; those that other ranks or attempts drew are redrawn."""
     if len(shown) < count:
-        if path.exists():
-            return
         rest = torch.arange(len(shown), count)
         shown = [*shown, *(image for batch in source.draw(rest) for image in batch)]
     save_sheet(path, shown)

@@ -8,6 +8,7 @@ import shutil
 import time
 
 from visgen_bench.cell import TrainCell
+from visgen_bench.cells import broken
 from visgen_bench.context import Context, Invalid
 from visgen_bench.presets import config_of
 
@@ -26,6 +27,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
     from visgen.training import NonFiniteLoss, train
 
     data = open_data(cell.data, root=context.data_root, offline=context.offline)
+    broken.report(data, context, phase="data")
     torch.manual_seed(cell.seed)
     model = config_of(cell).build(attention=cell.attention)
     for part, network in model.networks().items():
@@ -36,6 +38,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
             model,
             cell.recipe,
             data,
+            split=cell.split,
             seed=cell.seed,
             folder=context.state,
             device=cell.device,

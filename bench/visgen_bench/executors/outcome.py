@@ -13,14 +13,12 @@ class Outcome:
 
     `ended` is what the parent did: waited for its exit, or ended it. `exit_code` is None if a
     signal ended it. `out_of_memory`: the kernel's OOM killer struck on this machine meanwhile.
-    `process_start_s` is the time from the request until the process existed and could begin.
     """
 
     ended: Ended
     exit_code: int | None
     signal: int | None
     out_of_memory: bool = False
-    process_start_s: float | None = None
     start_method: str = "fork"
 
 

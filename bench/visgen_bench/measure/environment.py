@@ -166,7 +166,7 @@ def _digest(facts: object) -> str:
 def _hardware() -> dict[str, object]:
     return {
         "cpu_model": cpu_model(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cores(),
         "ram_bytes": ram_bytes(),
         **gpu_facts(),
     }
@@ -194,7 +194,8 @@ def machine_id() -> str:
     """
     facts = _hardware()
     ram = facts["ram_bytes"]
-    stable = {key: facts.get(key) for key in ("cpu_model", "cores", "gpu_uuid_hash", "gpu_count")}
+    stable = {key: facts.get(key) for key in ("cpu_model", "gpu_uuid_hash", "gpu_count")}
+    stable |= {"cores": os.cpu_count() or 1}
     return _digest({**stable, "ram_gib": round(ram / 2**30) if isinstance(ram, int) else None})
 
 
@@ -270,10 +271,10 @@ def commit() -> Commit:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    # Without the flag `git status` writes the index, and a time-out would leave its lock behind.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=5
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

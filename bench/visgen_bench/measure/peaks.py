@@ -45,11 +45,11 @@ def peak_for(
     if peak_tflops is not None:
         if not peak_tflops > 0:
             raise ValueError(
-                f"--peak-tflops {peak_tflops}; the peak is a positive number of TFLOP/s."
+                f"peak_tflops={peak_tflops}; the peak is a positive number of TFLOP/s."
             )
-        return Peak(flops=peak_tflops * 1e12, source="--peak-tflops")
+        return Peak(flops=peak_tflops * 1e12, source="peak_tflops")
     if device_type == "cpu":
-        return Peak(flops=None, reason="no peak is listed for CPUs; --peak-tflops gives one")
+        return Peak(flops=None, reason="no peak is listed for CPUs; --set peak_tflops=N gives one")
     kind = "tf32" if dtype == "fp32" and tf32 else dtype
     name = re.sub(r"[-_ ]+", " ", device_name)
     matches = [
@@ -59,11 +59,11 @@ def peak_for(
         if re.search(rf"\b{re.escape(pattern)}\b", name)
     ]
     if not matches:
-        reason = f'no peak is listed for "{device_name}"; --peak-tflops gives one'
+        reason = f'no peak is listed for "{device_name}"; --set peak_tflops=N gives one'
         return Peak(flops=None, reason=reason)
     device = max(matches, key=lambda match: match[0])[1]
     if kind not in device:
-        reason = f"no {kind} peak is listed for {device['name']}; --peak-tflops gives one"
+        reason = f"no {kind} peak is listed for {device['name']}; --set peak_tflops=N gives one"
         return Peak(flops=None, reason=reason)
     return Peak(flops=device[kind]["tflops"] * 1e12, source=device[kind]["source"])
 

@@ -49,9 +49,10 @@ def protocol(metric: str) -> Protocol:
     known = protocols()
     if metric in known:
         return known[metric]
-    near = difflib.get_close_matches(metric, known, n=1)
-    nearest = f'; nearest: "{near[0]}"' if near else ""
-    raise ProtocolError(f'no image metric "{metric}"{nearest} (there are {", ".join(known)}).')
+    near = difflib.get_close_matches(metric, known, n=1, cutoff=0.0)[0]
+    raise ProtocolError(
+        f'no image metric "{metric}"; nearest: "{near}" (there are {", ".join(known)}).'
+    )
 
 
 def require_published_weights(metric: str, sha256: str) -> None:

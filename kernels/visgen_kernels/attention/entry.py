@@ -65,10 +65,9 @@ def unsupported(
     Raises ValueError for a name that does not exist.
     """
     if implementation not in IMPLEMENTATIONS:
-        near = get_close_matches(implementation, IMPLEMENTATIONS, n=1)
-        nearest = f'; nearest: "{near[0]}"' if near else ""
+        near = get_close_matches(implementation, IMPLEMENTATIONS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f'unknown attention implementation "{implementation}"{nearest} '
+            f'unknown attention implementation "{implementation}"; nearest: "{near}" '
             f"(there are {', '.join(IMPLEMENTATIONS)})."
         )
     if implementation == "triton":

@@ -120,6 +120,19 @@ def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     assert torch.equal(model.part.weight, torch.ones(2, 3))
 
 
+def test_values_that_are_not_finite_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "nan.safetensors"
+    broken = {key: torch.full_like(tensor, 7.0) for key, tensor in GOOD.items()}
+    last = sorted(broken)[-1]
+    broken[last].view(-1)[0] = torch.nan
+    save_weights(path, broken, {})
+    model = Model()
+    before = {k: t.clone() for k, t in model.part.state_dict().items()}
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_weights(model, path)
+    assert all(torch.equal(t, before[k]) for k, t in model.part.state_dict().items())
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, GOOD, {})

@@ -8,7 +8,7 @@ import torch
 
 from visgen.data import Data, DataError
 from visgen.data.resize import resize
-from visgen.data.stl10 import ARCHIVE, open_stl10
+from visgen.data.stl10 import ARCHIVE, open_stl10, open_stl10_48
 
 COUNTS = {"train": 2, "unlabeled": 3, "test": 4}
 
@@ -23,7 +23,7 @@ def write_set(root: Path) -> dict[str, str]:
         )
         if part != "unlabeled":
             generator.randint(1, 11, count).astype(np.uint8).tofile(folder / f"{part}_y.bin")
-    return {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    return _hashes(root)
 
 
 @pytest.fixture
@@ -67,6 +67,20 @@ def test_48_pixels_are_torchvisions_resize_of_pil_images(tiny: Data) -> None:
         peer = Resize((48, 48))(Image.fromarray(stored.permute(1, 2, 0).numpy()))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(peer))
     assert torch.equal(resize(tiny.images(indices), (96, 96)), tiny.images(indices))
+
+
+def test_the_set_of_48_pixels_is_the_whole_set_resized(tiny: Data, tmp_path: Path) -> None:
+    archive = replace(ARCHIVE, files=_hashes(tmp_path))
+    half = open_stl10_48(tmp_path, offline=True, archive=archive)
+    indices = half.split("train+unlabeled")
+    assert (half.size, len(indices)) == ((48, 48), 5)
+    assert torch.equal(half.images(indices), tiny.images(indices, size=(48, 48)))
+    assert half.fingerprint != tiny.fingerprint
+
+
+def _hashes(root: Path) -> dict[str, str]:
+    folder = root / ARCHIVE.folder
+    return {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
 def test_splits_and_facts(tiny: Data) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from visgen.baselines.dcgan import DCGANConfig
-from visgen.checkpoints import CheckpointError, read, sha256_of
+from visgen.checkpoints import CheckpointError, read, sha256_of, write
 from visgen.models.transgan import TransGAN, TransGANConfig
 from visgen.objectives.gan import GanRecipe, updates
 from visgen.seeds import Draws, sample_seeds
@@ -58,6 +58,14 @@ class Noise:
         generator = torch.Generator().manual_seed(0)
         every = torch.randint(0, 256, (20, 3, *size), dtype=torch.uint8, generator=generator)
         return every[indices]
+
+
+class Halves(Noise):
+    """The same pictures, half of them without a label."""
+
+    @property
+    def splits(self) -> Mapping[str, Tensor]:
+        return {"train": torch.arange(10), "train+unlabeled": torch.arange(20)}
 
 
 def build() -> TransGAN:
@@ -110,9 +118,48 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     steps = [int(line) for line in out.split()]
     assert steps[0] > 8  # it went on where the kill left it
     assert steps[-1] == 25
-    names = ("state.safetensors", "weights.safetensors")
-    for name in names:
-        assert sha256_of(tmp_path / "killed" / name) == sha256_of(tmp_path / "straight" / name)
+    name = "weights.safetensors"
+    assert sha256_of(tmp_path / "killed" / name) == sha256_of(tmp_path / "straight" / name)
+    killed, straight = (state_of(tmp_path / folder) for folder in ("killed", "straight"))
+    assert killed.keys() == straight.keys()
+    assert all(torch.equal(killed[key], straight[key]) for key in straight)
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
+    return read(folder / "state.safetensors")[0]
+
+
+def test_weights_that_cannot_be_written_are_made_again(tmp_path: Path) -> None:
+    once = partial(train, data=Noise(), seed=3, checkpoint_every=2)
+    straight = once(build(), replace(RECIPE, steps=4), folder=tmp_path / "straight")
+    folder = tmp_path / "hindered"
+    once(build(), replace(RECIPE, steps=2), folder=folder)
+    weights = folder / "weights.safetensors"
+    weights.unlink()
+    weights.mkdir()  # so that nothing can be written under this name
+    with pytest.raises(OSError, match="directory"):
+        once(build(), replace(RECIPE, steps=4), folder=folder)
+    weights.rmdir()
+    assert once(build(), replace(RECIPE, steps=4), folder=folder).sha256 == straight.sha256
+
+
+def test_seconds_count_all_attempts(tmp_path: Path) -> None:
+    once = partial(train, data=Noise(), seed=3, folder=tmp_path)
+    first = once(build(), replace(RECIPE, steps=1))
+    tensors, metadata = read(tmp_path / "state.safetensors")
+    assert 0 < float(metadata["seconds"]) <= first.seconds
+    write(tmp_path / "state.safetensors", tensors, {**metadata, "seconds": "1000.0"})
+    assert 1000 < once(build(), replace(RECIPE, steps=2)).seconds < 1000 + 60
+
+
+def test_training_reads_the_split_it_is_told(tmp_path: Path) -> None:
+    hashes = {
+        split: train(build(), RECIPE, Halves(), split=split, seed=3, folder=tmp_path / split).sha256
+        for split in ("train", "train+unlabeled")
+    }
+    assert len(set(hashes.values())) == 2
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(build(), RECIPE, Halves(), split="train", seed=3, folder=tmp_path / "train+unlabeled")
 
 
 def test_accumulated_micro_batches_equal_one_batch() -> None:

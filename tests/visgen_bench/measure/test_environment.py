@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from visgen_bench.measure.environment import (
@@ -63,6 +64,17 @@ def test_usable_cores_follow_the_affinity_and_the_id_does_not():
         assert machine_id() == identity
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_the_row_says_how_many_cores_the_process_may_use():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from visgen_bench.measure.environment import machine_row; row = machine_row(); "
+        "print(row['cores'], row['machine_id'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", machine_id()]
 
 
 def test_the_device_of_a_cpu_run_is_the_processors_name():

@@ -70,7 +70,7 @@ def test_warm_up_ends_when_the_calls_have_settled():
     result = warm_up(lambda: time.sleep(0.01), NO_SYNC, rules)
     assert result.steady
     assert result.calls >= 10
-    assert result.typical_s == pytest.approx(0.01, rel=0.1)
+    assert 0.01 <= result.typical_s < 0.02  # a sleep may last longer, never shorter
 
 
 def test_warm_up_outlasts_slow_first_calls():
@@ -79,8 +79,7 @@ def test_warm_up_outlasts_slow_first_calls():
     result = warm_up(lambda: time.sleep(next(calls)), NO_SYNC, rules)
     assert result.steady
     assert result.calls >= 13  # three fast calls among each five
-
-    assert result.typical_s == pytest.approx(0.005, rel=0.2)
+    assert 0.005 <= result.typical_s < 0.025  # of the fast calls; a sleep may last longer
 
 
 def test_a_warm_up_that_never_settles_is_capped_and_marked():
