@@ -1,0 +1,79 @@
+"""How many blocks a multiprocessor holds at once, and what stops it from holding more.
+
+NVIDIA: the rules of `cuda_occupancy.h` (registers are given out to warps in 256s, shared memory in
+128-byte granules with 1 KiB kept back). AMD gfx942: waves share 512 vector registers per lane, in
+eights, on each of four SIMDs; the LDS is the compute unit's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visgen_kernels.static.compile import Compiled
+
+
+@dataclass(frozen=True)
+class _Multiprocessor:
+    """Limits of one NVIDIA multiprocessor; bytes."""
+
+    warps: int
+    blocks: int
+    shared: int
+    registers: int = 65536
+    warp_granule: int = 256
+    shared_granule: int = 128
+    shared_reserved: int = 1024
+
+
+_NVIDIA = {
+    "sm_80": _Multiprocessor(64, 32, 164 * 1024),
+    "sm_90": _Multiprocessor(64, 32, 228 * 1024),
+    "sm_100": _Multiprocessor(64, 32, 228 * 1024),
+}
+_AMD_SIMDS, _AMD_WAVES, _AMD_REGISTERS, _AMD_GRANULE = 4, 8, 512, 8
+_AMD_LDS = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Resident blocks and warps of one multiprocessor, and the limiter's name."""
+
+    blocks: int
+    warps: int
+    limiter: str
+
+
+def occupancy(compiled: Compiled) -> Occupancy:
+    """Blocks that fit at once; 0 if not even one does."""
+    limits = _amd_limits(compiled) if compiled.target.is_amd else _nvidia_limits(compiled)
+    limiter = min(limits, key=lambda name: limits[name])
+    blocks = limits[limiter]
+    return Occupancy(blocks, blocks * compiled.warps, limiter)
+
+
+def _nvidia_limits(compiled: Compiled) -> dict[str, int]:
+    unit = _NVIDIA[compiled.target.name]
+    warp_registers = _round_up(compiled.registers * 32, unit.warp_granule)
+    # Each of the four partitions has a quarter of the registers.
+    warps_by_registers = 4 * (unit.registers // 4 // warp_registers)
+    shared = _round_up(compiled.shared + unit.shared_reserved, unit.shared_granule)
+    return {
+        "blocks": unit.blocks,
+        "warps": unit.warps // compiled.warps,
+        "registers": warps_by_registers // compiled.warps,
+        "shared memory": unit.shared // shared,
+    }
+
+
+def _amd_limits(compiled: Compiled) -> dict[str, int]:
+    registers = _round_up(max(compiled.registers, 1), _AMD_GRANULE)
+    waves = _AMD_SIMDS * min(_AMD_WAVES, _AMD_REGISTERS // registers)
+    return {
+        "warps": _AMD_SIMDS * _AMD_WAVES // compiled.warps,
+        "registers": waves // compiled.warps,
+        "shared memory": _AMD_LDS // max(compiled.shared, 1),
+    }
+
+
+def _round_up(value: int, granule: int) -> int:
+    return -(-value // granule) * granule
