@@ -14,7 +14,7 @@ from typing import Any, Literal
 from visgen_bench import estimates
 from visgen_bench.cell import QualityCell
 from visgen_bench.estimates import UNKNOWN, Estimate
-from visgen_bench.presets import Presets, load_presets
+from visgen_bench.presets import PresetError, Presets, load_presets
 from visgen_bench.provenance import code_hash
 from visgen_bench.resolution import Resolved, Resolver
 from visgen_bench.suite import Suite, SuiteError
@@ -119,6 +119,7 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
         limit=options.limit,
         trained={k: run["spec_key"] for k, run in history.ok.items() if run["kind"] == "train"},
     )
+    _check_gates(suite, presets)
     cells = _limited(resolver.resolve(suite.cells), options)
     _refuse_without_data(cells)
     planned = [_decide(one, history, options) for one in ordered(_distinct(cells))]
@@ -127,6 +128,22 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
     if estimate:
         planned = [_estimated(one, presets, store, history) for one in planned]
     return Plan(suite=suite, options=options, presets=presets, cells=tuple(planned))
+
+
+def _check_gates(suite: Suite, presets: Presets) -> None:
+    """Raise `SuiteError` for a gate with a model or data set that does not exist."""
+    from visgen.data import UnknownData
+    from visgen.data.opening import check_name
+
+    for gate in suite.gates:
+        where = f"suite {suite.name}, gate {gate.name}"
+        folder = gate.model.startswith("folder:")
+        try:
+            for model in (gate.baseline, gate.floor, *(() if folder else (gate.model,))):
+                presets.find(model)
+            check_name(gate.data)
+        except (PresetError, UnknownData) as error:
+            raise SuiteError(f"{where}: {error}") from error
 
 
 def decided_again(plan: Plan, history: "History") -> Plan:

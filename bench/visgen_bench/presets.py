@@ -114,6 +114,8 @@ def presets_of_file(file: Path) -> dict[str, Any]:
 def _check_frozen(presets: Mapping[str, Any]) -> None:
     """Raise TypeError for a config that could change after its key was taken."""
     for name, config in presets.items():
+        if isinstance(config, type):
+            raise TypeError(f'PRESETS["{name}"] is a class; write {config.__name__}()')
         if type(config).__hash__ is None:
             raise TypeError(
                 f'the config of "{name}" can be changed; write @dataclass(frozen=True) above '

@@ -88,8 +88,6 @@ def columns_of(
 ) -> dict[str, Any]:
     """Columns of the `runs` row that follow from the cell."""
     size = getattr(config, "image_size", None) or (data.size if data is not None else None)
-    if images is not None:
-        size = images.size
     channels = data.channels if data is not None else 3
     resolution = f"3x{size[0]}x{size[1]}" if size else None
     return {

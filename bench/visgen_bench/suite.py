@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from visgen.objectives.gan import GanRecipe
-from visgen_bench.cell import KINDS, Cell, QualityCell, parse, spec_name
+from visgen_bench.cell import KINDS, Cell, parse
 from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
 from visgen_results.metrics import UnknownMetric, info
@@ -138,8 +138,7 @@ def from_entries(
     if not cells:
         raise SuiteError(f"{file}: has no [[cell]]; a suite needs at least one")
     checked = tuple(
-        _gate(gate, f"{file}, gate {number}", [placed.cell for placed in cells])
-        for number, gate in enumerate(gates, start=1)
+        _gate(gate, f"{file}, gate {number}") for number, gate in enumerate(gates, start=1)
     )
     return Suite(
         name=name,
@@ -242,8 +241,7 @@ def _cell(flat: Entry, where: str) -> Cell:
         raise SuiteError(_explain(error, where)) from error
 
 
-def _gate(table: Mapping[str, Any], where: str, cells: Sequence[Cell]) -> Gate:
-    """A gate whose models and data are those of the suite's quality cells, of metrics there are."""
+def _gate(table: Mapping[str, Any], where: str) -> Gate:
     _known_keys(table, Gate.model_fields, where)
     # TOML has no null: `false` leaves a condition out.
     written = {key: None if value is False else value for key, value in table.items()}
@@ -251,20 +249,6 @@ def _gate(table: Mapping[str, Any], where: str, cells: Sequence[Cell]) -> Gate:
         gate = Gate.model_validate_json(json.dumps(written, default=str))
     except ValidationError as error:
         raise SuiteError(_explain(error, where)) from error
-    scored = [cell for cell in cells if isinstance(cell, QualityCell)]
-    models = {cell.model for cell in scored}
-    for key, given, known in (
-        ("data", (gate.data,), {spec_name(cell.data) for cell in scored}),
-        ("model", (gate.model,), models),
-        ("baseline", (gate.baseline,) if gate.reads_baseline else (), models),
-        ("floor", (gate.floor,) if gate.most_of_floor is not None else (), models),
-    ):
-        for name in given:
-            if name not in known:
-                near = f'; nearest: "{nearest(name, known)}"' if known else ""
-                raise SuiteError(
-                    f'{where}: {key} = "{name}": no quality cell of this suite has it{near}'
-                )
     for name in gate.metrics:
         try:
             info(name)

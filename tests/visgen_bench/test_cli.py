@@ -272,7 +272,7 @@ def test_broken_pictures_are_named_on_stderr_and_counted_in_a_row(invoke, tmp_pa
     )
     assert code == 0
     assert "1 files cannot be used: torn.png (" in err
-    rows = to_rows(Store(out).read("metrics"))
+    rows = to_rows(Store(out / "eval").read("metrics"))
     counts = [row for row in rows if row["metric"] == "broken_files"]
     assert counts
     assert all(row["value"] == 1.0 and "torn.png" in row["metric_opts"] for row in counts)

@@ -134,6 +134,22 @@ def test_broken_files_of_a_folder_are_named_in_the_plan(bench, tmp_path: Path) -
     assert "1 files cannot be used: bad.png (" in note
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("model", "dcgan-digts8-tiny", "dcgan-digits8-tiny"),
+        ("baseline", "pca2-gaussian", "pca20-gaussian"),
+        ("floor", "real-image", "real-images"),
+        ("data", "digits:9", "digits:8"),
+    ],
+)
+def test_a_gate_names_what_exists(bench, field: str, value: str, says: str) -> None:
+    fields = {"name": "g", "model": "dcgan-digits8-tiny", "data": "digits:8", field: value}
+    gate = "".join(f'{key} = "{text}"\n' for key, text in fields.items())
+    with pytest.raises(SuiteError, match=f'gate g: .*nearest: "{says}"'):
+        bench.plan(f"{quality()}[[gate]]\n{gate}")
+
+
 def test_a_split_that_is_not_there_is_named(bench) -> None:
     text = (
         '[[cell]]\nkind = "train"\nmodel = "dcgan-digits8-tiny"\ndata = "digits:8"\n'

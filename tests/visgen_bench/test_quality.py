@@ -210,6 +210,29 @@ def test_samples_of_other_weights_are_not_gone_on_from(root: Path) -> None:
     assert [r for r in again.records if "resumed: 4 samples" in str(r.get("text"))]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("[:-1]", r"gave \(29, 3, 8, 8\) torch.uint8 for 30 seeds"),
+        (".float()", "torch.float32"),
+        (".reshape(-1, 3, 4, 16)", r"must give uint8 \(30, 3, 8, 8\)"),
+        (".numpy()", "must give uint8"),
+    ],
+)
+def test_what_is_not_one_picture_a_seed_is_refused(root: Path, change: str, says: str) -> None:
+    file = root / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom visgen.baselines.dcgan import DCGAN, DCGANConfig\n"
+        "class Mine(DCGAN):\n    def generate(self, seeds, condition=None, sampling=None):\n"
+        f"        return super().generate(seeds){change}\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass MineConfig(DCGANConfig):\n"
+        "    def build(self, attention=None):\n        return Mine(self).eval()\n"
+        "PRESETS = {'mine': MineConfig(bottom=2, doublings=2, width=8, latent=8)}\n"
+    )
+    with pytest.raises(ValueError, match=says):
+        score(root, model="mine", weights="untrained", include=str(file))
+
+
 def test_files_that_cannot_be_used_are_counted_and_named(root: Path) -> None:
     write_pictures(root / "mine", [torch.full((3, 8, 8), 9, dtype=torch.uint8)] * 3)
     (root / "mine" / "bad.png").write_bytes(b"not a picture")

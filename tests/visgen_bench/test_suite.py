@@ -106,13 +106,6 @@ def test_false_leaves_a_condition_of_a_gate_out() -> None:
         ("name = \n", ("not TOML", "line 1")),
         (HEAD + 'model = "a"\n[[gate]]\nname = "g"\n', ("gate 1", 'key "model" is missing')),
         (HEAD + 'model = "a"\ninclude = "b.py"\n', ('unknown key "include"',)),
-        (GATED + 'model = "dcgn"', ('model = "dcgn"', 'nearest: "dcgan"')),
-        (
-            GATED.replace('name = "g"\ndata = "digits:8"', 'name = "g"\ndata = "digits:9"')
-            + 'model = "dcgan"',
-            ('"digits:9"',),
-        ),
-        (GATED + 'model = "dcgan"\nfloor = "real"', ('floor = "real"', 'nearest: "real-images"')),
         (GATED + 'model = "dcgan"\ndistance = "fd_lite"', ("fd_lite", "nearest", "fd_lite0")),
         (HEAD + 'model = "a"\n[defaults]\ndat = 1\n', ('unknown key "dat"', 'nearest: "data"')),
     ],

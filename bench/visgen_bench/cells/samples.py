@@ -84,7 +84,18 @@ class ModelSource(Source):
         for part in indices.split(self.cell.batch):
             seeds = sample_seeds(self.cell.seed, part).to(self.device)
             with self._precision():
-                yield self.model.generate(seeds).cpu()
+                pictures = self.model.generate(seeds)
+            self._check(pictures, len(part))
+            yield pictures.cpu()
+
+    def _check(self, pictures: Tensor, asked: int) -> None:
+        """Raise ValueError for what is not one picture a seed, of the model's own size."""
+        wanted = (asked, 3, *(getattr(self.model, "image_size", None) or pictures.shape[2:]))
+        if tuple(pictures.shape) != wanted or pictures.dtype != torch.uint8:
+            raise ValueError(
+                f"generate of {self.cell.model} gave {tuple(pictures.shape)} {pictures.dtype} for "
+                f"{asked} seeds; it must give uint8 {wanted} (visgen.pixels.to_bytes makes bytes)"
+            )
 
     def _precision(self) -> Any:
         if self.cell.dtype == "fp32":
