@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench.cell import QualityCell
-from visgen_bench.resolution import check_metrics
-from visgen_bench.suite import Suite, SuiteError
+from visgen_bench.resolution import check_data, check_metrics
+from visgen_bench.suite import Suite
 
 
 def fetch_all(
@@ -17,18 +17,12 @@ def fetch_all(
     Raises:
         SuiteError: for a data set or a metric that there is not, before anything is fetched.
     """
-    from visgen.data import UnknownData
-    from visgen.data.opening import check_name
-
     specs: dict[str, None] = {}
     extractors: dict[str, None] = {}
     for placed in suite.cells:
         cell = placed.cell
         if cell.data:
-            try:
-                check_name(cell.data)
-            except UnknownData as error:
-                raise SuiteError(f"{placed.where}: data: {error}") from error
+            check_data(cell.data, placed.where)
             specs.setdefault(cell.data)
         if isinstance(cell, QualityCell):
             check_metrics(cell, placed.where)

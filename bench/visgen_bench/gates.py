@@ -43,22 +43,21 @@ class Gate(BaseModel):
     most_copies: float | None = Field(default=0.05, ge=0, le=1)
 
     @property
-    def reads_baseline(self) -> bool:
-        """Whether any condition compares with the baseline."""
-        return self.most_of_baseline is not None or bool(self.above_baseline)
+    def limits(self) -> tuple[tuple[str, str, float], ...]:
+        """(metric, relation, limit) of the conditions that compare with a number alone."""
+        every = (
+            ("digit_classes", ">=", self.least_classes),
+            ("digit_confident", ">=", self.least_confident),
+            ("copy_share", "<=", self.most_copies),
+        )
+        return tuple((name, sign, limit) for name, sign, limit in every if limit is not None)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that the model needs to be judged."""
-        digits = (
-            ("digit_classes", self.least_classes),
-            ("digit_confident", self.least_confident),
-            ("copy_share", self.most_copies),
-        )
         ratios = (self.most_of_baseline, self.most_of_floor)
         distance = (self.distance,) if any(limit is not None for limit in ratios) else ()
-        shares = tuple(metric for metric, limit in digits if limit is not None)
-        return (*distance, *self.above_baseline, *shares)
+        return (*distance, *self.above_baseline, *(metric for metric, _, _ in self.limits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +158,8 @@ class _Numbers:
         for metric in gate.above_baseline:
             values, bound = self._values(gate.model, metric), self._values(gate.baseline, metric)
             found.append(_condition(metric, values, ">", _mean(bound)))
-        for metric, relation, limit in (
-            ("digit_classes", ">=", gate.least_classes),
-            ("digit_confident", ">=", gate.least_confident),
-            ("copy_share", "<=", gate.most_copies),
-        ):
-            if limit is not None:
-                found.append(_condition(metric, self._values(gate.model, metric), relation, limit))
+        for metric, relation, limit in gate.limits:
+            found.append(_condition(metric, self._values(gate.model, metric), relation, limit))
         return [one for one in found if one is not None]
 
     def _ratio(self, other: str, limit: float | None) -> Condition | None:

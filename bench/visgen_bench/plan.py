@@ -16,7 +16,7 @@ from visgen_bench.cell import QualityCell
 from visgen_bench.estimates import UNKNOWN, Estimate
 from visgen_bench.presets import PresetError, Presets, load_presets
 from visgen_bench.provenance import code_hash
-from visgen_bench.resolution import Resolved, Resolver
+from visgen_bench.resolution import Resolved, Resolver, check_data
 from visgen_bench.suite import Suite, SuiteError
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
@@ -132,18 +132,15 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
 
 def _check_gates(suite: Suite, presets: Presets) -> None:
     """Raise `SuiteError` for a gate with a model or data set that does not exist."""
-    from visgen.data import UnknownData
-    from visgen.data.opening import check_name
-
     for gate in suite.gates:
         where = f"suite {suite.name}, gate {gate.name}"
         folder = gate.model.startswith("folder:")
         try:
             for model in (gate.baseline, gate.floor, *(() if folder else (gate.model,))):
                 presets.find(model)
-            check_name(gate.data)
-        except (PresetError, UnknownData) as error:
+        except PresetError as error:
             raise SuiteError(f"{where}: {error}") from error
+        check_data(gate.data, where)
 
 
 def decided_again(plan: Plan, history: "History") -> Plan:

@@ -93,19 +93,13 @@ class Resolver:
         return _unique_names([done[index] for index in range(len(placed))])
 
     def _check_names(self, placed: Placed) -> None:
-        from visgen.data import UnknownData
-        from visgen.data.opening import check_name
-
         cell, where = placed.cell, placed.where
         if cell.model:
             self._config(cell.model, where)
         if isinstance(cell, QualityCell):
             check_metrics(cell, where)
-        try:
-            if cell.data is not None:
-                check_name(cell.data)
-        except UnknownData as error:
-            raise SuiteError(f"{where}: data: {error}") from error
+        if cell.data is not None:
+            check_data(cell.data, where)
 
     def _resolve(self, placed: Placed) -> Resolved:
         cell, where = placed.cell, placed.where
@@ -276,6 +270,17 @@ class Resolver:
             with path.open("rb") as file:
                 self._hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._hashes[path]
+
+
+def check_data(spec: str, where: str) -> None:
+    """Raise `SuiteError`, with the nearest match, for a data set there is not; opens nothing."""
+    from visgen.data import UnknownData
+    from visgen.data.opening import check_name
+
+    try:
+        check_name(spec)
+    except UnknownData as error:
+        raise SuiteError(f"{where}: data: {error}") from error
 
 
 def check_metrics(cell: QualityCell, where: str) -> None:

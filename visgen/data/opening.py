@@ -21,9 +21,11 @@ def data_names() -> list[str]:
 
 def check_name(spec: str) -> None:
     """Raise UnknownData, with the nearest match, if no set has this name; opens nothing."""
-    names = data_names()
     kind = spec.partition(":")[0]
-    if kind == "folder" or spec in SPECS or kind in set(names) - set(SPECS):
+    if kind == "folder" or spec in SPECS:
+        return  # plug-ins are looked for only where our own sets end
+    names = data_names()
+    if kind in names[len(SPECS) :]:
         return
     nearest = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)[0]
     raise UnknownData(

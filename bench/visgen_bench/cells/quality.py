@@ -168,7 +168,7 @@ def _evaluated(
 
     def evaluation(rank: int) -> ImageEvaluation:
         # Weights and code are in the name: what others drew is not gone on from.
-        drawn = f"{source.weights_sha256 or 'none'}"[:12] + f"-{context.code_hash[:12]}"
+        drawn = f"{(source.weights_sha256 or 'none')[:12]}-{context.code_hash[:12]}"
         folder = context.state / f"samples-{samples}-{drawn}" / f"rank-{rank}-of-{ranks.size}"
         folder.mkdir(parents=True, exist_ok=True)
         return ImageEvaluation(metrics, reference, samples=samples, folder=folder)
