@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visgen_bench.errors import UsageError
+from visgen_bench.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from visgen_bench.plan import Options, Plan
@@ -378,10 +378,8 @@ def compare(
     from visgen_results.compare import Selection
     from visgen_results.compare import compare as compared
 
-    try:
+    with usage_errors(ValueError):
         found = compared(Selection.parse(a), Selection.parse(b), min_effect=min_effect)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     if as_json:
         emit(found.to_dict())
     else:
@@ -399,14 +397,13 @@ def report(
     from visgen_results.leaderboard import leaderboard
     from visgen_results.report import report as written
 
-    try:
+    with usage_errors(ValueError):
         board = leaderboard(folder)
-        if markdown:
-            print(board.to_markdown(), end="")
-            return
+    if markdown:
+        print(board.to_markdown(), end="")
+        return
+    with usage_errors(ValueError, OSError):
         path = written(folder, to or folder / "report.html", title=f"visgen: {folder.name}")
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
     if as_json:
         emit({**board.to_dict(), "report": str(path)})
     else:
@@ -453,10 +450,8 @@ def query(folder: Results, sql: str, as_json: Json = False) -> None:
     """Ask a SELECT of runs, metrics, measurements, machines, latest."""
     from visgen_results.query import query as ask
 
-    try:
+    with usage_errors(ValueError):
         frame = ask(folder, sql)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     if as_json:
         emit({"rows": json.loads(frame.to_json(orient="records", date_format="iso") or "[]")})
     else:
@@ -468,10 +463,8 @@ def merge(sources: list[Path], into: Annotated[Path, typer.Option(help="Target f
     """Merge result folders of several machines into one."""
     from visgen_results import merge as merged
 
-    try:
+    with usage_errors(ValueError, OSError):
         found = merged(sources, into)
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
     print(f"{found.runs_added} runs added, {found.runs_known} known, {found.files_written} files")
 
 
@@ -480,10 +473,8 @@ def compact(folder: Results) -> None:
     """Put the small files of closed days together."""
     from visgen_results import compact as compacted
 
-    try:
+    with usage_errors(ValueError):
         found = compacted(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     print(f"{found.files_before} files became {found.files_after}")
     _problems(found.problems)
 
@@ -493,10 +484,8 @@ def validate(folder: Results) -> None:
     """Look for files and rows that are not as they should be."""
     from visgen_results import validate as validated
 
-    try:
+    with usage_errors(ValueError):
         found = validated(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     _problems(found)
     print("all is well")
 

@@ -103,6 +103,7 @@ def test_a_plan_writes_nothing(invoke, tmp_path: Path) -> None:
         (("results", "validate", "nowhere"), "nowhere holds no results"),
         (("results", "compact", "nowhere"), "nowhere holds no results"),
         (("results", "query", "nowhere", "select 1"), "nowhere holds no results"),
+        (("results", "merge", "nowhere", "--into", "here"), "nowhere holds no results"),
         (("run", "quick", "--executor", "ray"), "not built yet"),
         (("run", "quick", "--devices", "0-x"), "0-3,5"),
         (("run", "quick", "--only", "nothing"), "leave no cell"),
