@@ -57,7 +57,14 @@ class Painting(nn.Module):
         pixels = self.layer(seeds[:, None].float() % 7).abs() % 256
         if self.config.fails == "fp32" and pixels.dtype == torch.float32 and not pixels.is_meta:
             raise RuntimeError("computed in fp32")
-        return pixels.to(torch.uint8).view(-1, 3, 4, 4)
+        pictures = pixels.to(torch.uint8).view(-1, 3, 4, 4)
+        if self.config.fails == "count":
+            return pictures[:1]
+        if self.config.fails == "size":
+            return pictures.view(-1, 3, 2, 8)
+        if self.config.fails == "None":
+            return None  # type: ignore[return-value]
+        return pictures.float() if self.config.fails == "dtype" else pictures
 
 
 Rows = list[dict[str, Any]]
@@ -196,6 +203,22 @@ def test_a_model_that_cannot_run_on_meta_has_null_flops_and_everything_else(tmp_
     assert value(rows, "flops") is None
     assert "not countable on meta" in next(r["reason"] for r in rows if r["metric"] == "flops")
     assert value(rows, "throughput") > 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("count", r"painter gave \(1, 3, 4, 4\) torch.uint8 for 4 seeds"),
+        ("size", r"must give a tensor uint8 \(4, 3, 4, 4\)"),
+        ("dtype", "torch.float32"),
+        ("None", "gave NoneType for 4 seeds"),
+    ],
+)
+def test_what_is_not_one_picture_a_seed_is_not_timed(tmp_path: Path, fails: str, says: str):
+    sink = Records()
+    with pytest.raises(ValueError, match=says):
+        records(tmp_path, Painter(fails=fails), sink=sink)
+    assert not {"latency", "throughput"} & {row["metric"] for row in split(sink.records)[0]}
 
 
 def test_running_out_of_memory_leaves_null_rows_and_goes_on_to_the_worker(tmp_path: Path):

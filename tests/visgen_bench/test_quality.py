@@ -215,8 +215,8 @@ def test_samples_of_other_weights_are_not_gone_on_from(root: Path) -> None:
     [
         ("[:-1]", r"gave \(29, 3, 8, 8\) torch.uint8 for 30 seeds"),
         (".float()", "torch.float32"),
-        (".reshape(-1, 3, 4, 16)", r"must give uint8 \(30, 3, 8, 8\)"),
-        (".numpy()", "must give uint8"),
+        (".reshape(-1, 3, 4, 16)", r"must give a tensor uint8 \(30, 3, 8, 8\)"),
+        (".numpy()", "must give a tensor uint8"),
     ],
 )
 def test_what_is_not_one_picture_a_seed_is_refused(root: Path, change: str, says: str) -> None:

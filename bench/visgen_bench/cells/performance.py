@@ -44,6 +44,7 @@ def run(cell: PerformanceCell, context: Context) -> None:
         Unavailable: for a combination that cannot run here, before anything was measured.
         torch.OutOfMemoryError, MemoryError, RuntimeError: as the model raises them, after the
             missing headline numbers were written as null.
+        ValueError: if `generate` does not give one uint8 picture a seed; nothing is timed then.
     """
     from visgen_bench.presets import config_of
 
@@ -130,7 +131,7 @@ def _measure(cell: PerformanceCell, config: Any, report: Report) -> None:
     work = workload.build_workload(
         cell, config, model, device, report.ranks.rank, report.ranks.size
     )
-    _first_calls(cell, work.call, sync, report)
+    _first_calls(cell, work, sync, report)
     typical_s = _warm_up(cell, work.call, sync, report)
     _latency(cell, work.call, sync, device, typical_s, report)
     rate = _throughput(cell, work, sync, typical_s, report)
@@ -180,14 +181,16 @@ def _prepare(cell: PerformanceCell, config: Any, device: str, report: Report) ->
     return model
 
 
-def _first_calls(
-    cell: PerformanceCell, call: timing.Call, sync: timing.Sync, report: Report
-) -> None:
-    """The cold call; with compilation also a second, whose difference is the compiling."""
-    first_s, _ = timing.timed(call, sync)
+def _first_calls(cell: PerformanceCell, work: Any, sync: timing.Sync, report: Report) -> None:
+    """The cold call, and a look at what it gave; with compilation also a second call.
+
+    The difference of the two is the compiling.
+    """
+    first_s, given = timing.timed(work.call, sync)
+    work.check(given)
     report.metric("first_call", max(report.ranks.gather(first_s)), timing_method="wall_sync")
     if cell.compile:
-        second_s, _ = timing.timed(call, sync)
+        second_s, _ = timing.timed(work.call, sync)
         spent = max(report.ranks.gather(first_s - second_s))
         report.metric("compile_time", spent, timing_method="wall_sync")
 

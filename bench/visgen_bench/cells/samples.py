@@ -11,6 +11,7 @@ from visgen.data import Data, DataError, open_data
 from visgen.seeds import sample_seeds
 from visgen_bench.cell import DEFAULT_SAMPLES, QualityCell
 from visgen_bench.cells import splits
+from visgen_bench.cells.generated import check_pictures
 from visgen_bench.context import Context
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,17 +86,8 @@ class ModelSource(Source):
             seeds = sample_seeds(self.cell.seed, part).to(self.device)
             with self._precision():
                 pictures = self.model.generate(seeds)
-            self._check(pictures, len(part))
+            check_pictures(pictures, len(part), self.model, self.cell.model)
             yield pictures.cpu()
-
-    def _check(self, pictures: Tensor, asked: int) -> None:
-        """Raise ValueError for what is not one picture a seed, of the model's own size."""
-        wanted = (asked, 3, *(getattr(self.model, "image_size", None) or pictures.shape[2:]))
-        if tuple(pictures.shape) != wanted or pictures.dtype != torch.uint8:
-            raise ValueError(
-                f"generate of {self.cell.model} gave {tuple(pictures.shape)} {pictures.dtype} for "
-                f"{asked} seeds; it must give uint8 {wanted} (visgen.pixels.to_bytes makes bytes)"
-            )
 
     def _precision(self) -> Any:
         if self.cell.dtype == "fp32":

@@ -22,6 +22,7 @@ from visgen.objectives.update import Update
 from visgen.seeds import Draws, integers, sample_seeds
 from visgen.training import UpdateRunner
 from visgen_bench.cell import PerformanceCell
+from visgen_bench.cells.generated import check_pictures
 from visgen_bench.context import Unavailable
 from visgen_bench.measure.memory import PeakMeter
 
@@ -34,11 +35,15 @@ CONVOLUTIONAL_SHARE = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One call of a phase; `metered` is the same call, marking the parts of a step as it goes."""
+    """One call of a phase; `metered` is the same call, marking the parts of a step as it goes.
+
+    `check` raises ValueError if what a call gave is not what the phase makes; it is never timed.
+    """
 
     call: Callable[[], object]
     metered: Callable[[PeakMeter], object]
     samples: int
+    check: Callable[[object], None] = lambda _: None
 
 
 def recipe_of(cell: PerformanceCell, config: Any) -> GanRecipe:
@@ -144,7 +149,10 @@ def sampling(cell: PerformanceCell, model: Any, device: str, rank: int, world: i
         with autocast(cell, device):
             return model.generate(seeds)
 
-    return Workload(call=call, metered=lambda meter: call(), samples=cell.batch)
+    def check(pictures: object) -> None:
+        check_pictures(pictures, cell.batch, model, cell.model)
+
+    return Workload(call=call, metered=lambda meter: call(), samples=cell.batch, check=check)
 
 
 def synthetic_images(n: int, size: tuple[int, int], seed: int) -> Tensor:
