@@ -1,8 +1,9 @@
 """A against B: two result folders, or two selections of rows, metric by metric.
 
-Rows are paired by what was measured; a pair whose comparable groups differ is flagged with every
-fact that differs and gets no verdict. What the selections themselves set apart (the axis of the
-comparison) is no such fact.
+Rows are paired by what was measured, in every comparable group that both sides hold (a folder may
+have scores of 500 and of 1,000 samples). Where they hold none in common, the newest of each are
+flagged with every fact that differs and get no verdict. What the selections themselves set apart
+(the axis of the comparison) is no such fact.
 """
 
 import math
@@ -42,6 +43,8 @@ from visgen_results.store import Store
 _WHAT = ("kind", "metric", "stat", "phase", "dataset", "batch_size", "timing_method", "n_devices")
 KEY = (*_WHAT, *IDENTITY)
 ALPHA = 0.05
+# Facts that follow from others of the group where any of those differs, and name nothing readable.
+_DERIVED = ("metric_opts", "ref_stats_sha256", "extractor_sha256")
 _SELECTION = re.compile(r"(?P<root>.*?):(?P<where>[a-z_0-9]+=.*)")
 
 
@@ -144,18 +147,49 @@ def compare(
             raise ValueError(f"{name}: {side.root} has no row with {wanted}")
         sides.append(_Side(results.root, rows))
     axis = {*first.where, *second.where}
-    keyed = [side.keyed(axis) for side in sides]
-    pairs = [
-        _pair(keyed[0][key], keyed[1][key], sides, axis, min_effect, seed)
-        for key in keyed[0]
-        if key in keyed[1]
-    ]
+    ours, theirs = (side.groups(axis) for side in sides)
+    pairs: list[Pair] = []
+    only: tuple[list[str], list[str]] = ([], [])
+    for key in {**ours, **theirs}:
+        left, right = ours.get(key, []), theirs.get(key, [])
+        varying = _varying([*left, *right], axis)
+        matched = _matched(left, right, axis)
+        for a_rows, b_rows in matched:
+            pair = _pair(a_rows, b_rows, sides, axis, min_effect, seed)
+            which = _which(a_rows[0], varying) if len(matched) > 1 else ""
+            pairs.append(replace(pair, label=pair.label + which))
+        for names, groups, place in ((only[0], left, 0), (only[1], right, 1)):
+            paired = [id(both[place]) for both in matched]
+            alone = [rows[0] for rows in groups if id(rows) not in paired]
+            names += [_name(row) + _which(row, varying) for row in alone]
     pairs.sort(key=_pair_order)
-    return Comparison(
-        tuple(_after_holm(pairs)),
-        tuple(_name(keyed[0][key][0]) for key in keyed[0] if key not in keyed[1]),
-        tuple(_name(keyed[1][key][0]) for key in keyed[1] if key not in keyed[0]),
-    )
+    return Comparison(tuple(_after_holm(pairs)), tuple(only[0]), tuple(only[1]))
+
+
+def _matched(
+    left: Sequence[list[Row]], right: Sequence[list[Row]], axis: set[str]
+) -> list[tuple[list[Row], list[Row]]]:
+    """The groups that both sides hold; the newest of each side where there is none."""
+    theirs = {tuple(_facts(rows[0], axis).items()): rows for rows in right}
+    mine = [(rows, tuple(_facts(rows[0], axis).items())) for rows in left]
+    common = [(rows, theirs[facts]) for rows, facts in mine if facts in theirs]
+    return common or [(left[0], right[0])] if left and right else []
+
+
+def _varying(groups: Sequence[list[Row]], axis: set[str]) -> list[str]:
+    """The facts that set groups of one key apart, as a reader would name them."""
+    every = [_facts(rows[0], axis) for rows in groups]
+    return _telling([name for name in every[0] if len({facts[name] for facts in every}) > 1])
+
+
+def _telling(names: Sequence[str]) -> list[str]:
+    """Without hashes and options that only follow from another of the names."""
+    return [name for name in names if name not in _DERIVED] or list(names)
+
+
+def _which(row: Row, varying: Sequence[str]) -> str:
+    parts = [f"{name} {row[name]}" for name in varying]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _pair_order(pair: Pair) -> tuple[Any, ...]:
@@ -179,8 +213,8 @@ class _Side:
         self.root, self.rows = root, rows
         self._series: dict[tuple[str, str, str], dict[int, list[float]]] | None = None
 
-    def keyed(self, axis: set[str]) -> dict[tuple[Any, ...], list[Row]]:
-        """Rows of every pairing key, of the comparable group that was measured last.
+    def groups(self, axis: set[str]) -> dict[tuple[Any, ...], list[list[Row]]]:
+        """Rows by pairing key and comparable group, the group that was measured last first.
 
         A folder's content is no part of its key where the side has one folder of that name: two
         sides compare what lies under one name.
@@ -189,15 +223,14 @@ class _Side:
         contents: dict[str | None, set[str | None]] = defaultdict(set)
         for row in self.rows:
             contents[row["model"]].add(row["variant"])
-        groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+        found: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Row]]] = {}
         for row in sorted(self.rows, key=lambda r: r["run_id"], reverse=True):
             alone = row["kind"] == "quality" and len(contents[row["model"]]) == 1
-            key = row | {"variant": None} if alone else row
-            groups[tuple(key[name] for name in names)].append(row)
-        return {
-            key: [row for row in rows if _facts(row, axis) == _facts(rows[0], axis)]
-            for key, rows in groups.items()
-        }
+            shown = row | {"variant": None} if alone else row
+            key = tuple(shown[name] for name in names)
+            group = tuple(_facts(row, axis).values())
+            found.setdefault(key, {}).setdefault(group, []).append(row)
+        return {key: list(groups.values()) for key, groups in found.items()}
 
     def blocks(self, row: Row) -> list[list[float]]:
         """Raw values of a row's series by block, in block order; empty if there are none."""
@@ -246,7 +279,7 @@ def _pair(
     pair = Pair(
         metric=describe(a[0]["metric"]),
         label=label(a[0]) if label(a[0]) == label(b[0]) else f"{label(a[0])} | {label(b[0])}",
-        facts={name: a[0][name] for name in _WHAT},
+        facts={name: a[0][name] for name in (*_WHAT, "n")},
         a=left.value,
         b=right.value,
         ratio=ratio,
@@ -259,7 +292,8 @@ def _pair(
         differs=differs,
     )
     if differs:
-        what = ", ".join(f"{n}: {x} against {y}" for n, (x, y) in differs.items())
+        told = _telling(list(differs))
+        what = ", ".join(f"{n}: {differs[n][0]} against {differs[n][1]}" for n in told)
         return replace(pair, verdict="not comparable", reason=f"different {what}")
     first, second = sides[0].blocks(a[0]), sides[1].blocks(b[0])
     if len(first) == len(second) >= SMALLEST_BLOCKS:

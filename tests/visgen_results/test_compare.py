@@ -130,6 +130,39 @@ def test_two_folders_are_compared_row_by_row(folder: Any, folder_at: Any, tmp_pa
     assert found.only_b == ("FD-lite0, only-there",)
 
 
+def test_equal_counts_are_found_among_several(folder: Any, folder_at: Any, tmp_path: Path) -> None:
+    other = folder_at(tmp_path / "other")
+    for n, value in ((250, 4.0), (500, 1.0), (1000, 2.0)):
+        folder.run({"fd_lite0": value}, common={"n": n})
+    other.run({"fd_lite0": 3.0}, common={"n": 500})
+    found = compare(folder.root, other.root)
+    pair = only(found)
+    assert (pair.a, pair.b, pair.facts["n"], pair.differs) == (1.0, 3.0, 500, {})
+    # What one side alone has is named with what sets it apart.
+    names = {f"FD-lite0, transgan-tiny (n {n})" for n in (250, 1000)}
+    assert (set(found.only_a), found.only_b) == (names, ())
+    other.run({"fd_lite0": 5.0}, common={"n": 1000})
+    both = compare(folder.root, other.root).pairs
+    assert {(p.label, p.a, p.b) for p in both} == {
+        ("transgan-tiny (n 500)", 1.0, 3.0),
+        ("transgan-tiny (n 1000)", 2.0, 5.0),
+    }
+
+
+def test_without_a_common_count_the_newest_are_flagged(
+    folder: Any, folder_at: Any, tmp_path: Path
+) -> None:
+    other = folder_at(tmp_path / "other")
+    folder.run({"fd_lite0": 1.0}, common={"n": 500, "metric_opts": {"reference": "a"}})
+    folder.run({"fd_lite0": 2.0}, common={"n": 800, "metric_opts": {"reference": "b"}})
+    other.run({"fd_lite0": 3.0}, common={"n": 1000, "metric_opts": {"reference": "c"}})
+    found = compare(folder.root, other.root)
+    pair = only(found)
+    assert (pair.a, pair.verdict) == (2.0, "not comparable")
+    assert pair.reason == "different n: 800 against 1000"  # the options only follow from it
+    assert found.only_a == ("FD-lite0, transgan-tiny (n 500)",)
+
+
 def test_folders_of_one_name_are_compared_whatever_is_in_them(
     folder: Any, folder_at: Any, tmp_path: Path
 ) -> None:
