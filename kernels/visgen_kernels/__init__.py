@@ -10,7 +10,15 @@ from visgen_kernels.attention import (
 )
 from visgen_kernels.biases import RelativePosition2d
 from visgen_kernels.layouts import Axis, Sequence, Windows
-from visgen_kernels.masks import BlockList, Blocks1d, Blocks2d, Causal, Full, SlidingWindow
+from visgen_kernels.masks import (
+    BlockList,
+    Blocks1d,
+    Blocks2d,
+    Causal,
+    Full,
+    SameGroup,
+    SlidingWindow,
+)
 
 __all__ = [
     "DENSE_FLOPS",
@@ -22,6 +30,7 @@ __all__ = [
     "Full",
     "ImplementationUnavailable",
     "RelativePosition2d",
+    "SameGroup",
     "Sequence",
     "SlidingWindow",
     "Windows",

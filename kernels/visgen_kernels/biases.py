@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.masks import Index, positions
+from visgen_kernels.tiles import Index, positions
 
 
 @dataclass(frozen=True, eq=False)

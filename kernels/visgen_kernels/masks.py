@@ -16,43 +16,24 @@ computed for keys that are hidden from the whole group.
 | Blocks1d(block) | j <= i and j >= (i // block - 1) * block   (masked_local_attention_1d) |
 | Blocks2d(map, query, flange) | causal inside the query block; all of the strips above and left |
 | BlockList(offsets, columns, block) | the key's block is listed for the query's block and j <= i |
+| SameGroup(ids) | ids[i] == ids[j], one id per token of a sample (Swin's shifted windows) |
+
+SameGroup alone differs between the sequences of a sample; there i and j count tokens of the
+sample's grid in raster order. `visible` below gives every mask by rows and keys of the sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Index = slice | Tensor  # rows or keys of a tile: a contiguous run, or positions (int64)
-
-
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """Query rows, and the keys that at least one of them may see.
-
-    `whole` is true where every row sees every one of the keys, so that no mask has to be applied.
-    Rows are row numbers (0 .. n_q), not positions.
-    """
-
-    rows: Index
-    keys: Index
-    whole: bool
-
-
-def positions(index: Index) -> Tensor:
-    """The integers an index stands for, int64."""
-    if isinstance(index, slice):
-        return torch.arange(index.start, index.stop)
-    return index
-
-
-def _row_slices(n_q: int, rows: int) -> Iterator[slice]:
-    for start in range(0, n_q, rows):
-        yield slice(start, min(start + rows, n_q))
+from visgen_kernels.block_list import BlockList
+from visgen_kernels.layouts import Layout
+from visgen_kernels.same_group import SameGroup
+from visgen_kernels.tiles import Index, Tile, row_slices
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class Full:
 
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
         """Groups of at most `rows` query rows with the keys they touch; rows are covered once."""
-        for piece in _row_slices(n_q, rows):
+        for piece in row_slices(n_q, rows):
             yield Tile(piece, slice(0, n_k), whole=True)
 
     def encode(self) -> list[int]:
@@ -105,7 +86,7 @@ class Causal:
         return sum(self._end(row + n_k - n_q, n_k) for row in range(n_q))
 
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
-        for piece in _row_slices(n_q, rows):
+        for piece in row_slices(n_q, rows):
             first, last = piece.start + n_k - n_q, piece.stop - 1 + n_k - n_q
             end = self._end(last, n_k)
             yield Tile(piece, slice(0, end), whole=self._end(first, n_k) == end)
@@ -150,7 +131,7 @@ class SlidingWindow:
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
         head = min(self.global_tokens, n_k)
         # Rows much wider than the window would compute mostly hidden scores.
-        for piece in _row_slices(n_q, max(1, min(rows, max(32, 2 * self.radius)))):
+        for piece in row_slices(n_q, max(1, min(rows, max(32, 2 * self.radius)))):
             start = self._span(piece.start + n_k - n_q, n_k)[0]
             stop = max(start, self._span(piece.stop - 1 + n_k - n_q, n_k)[1])
             if start <= head:
@@ -186,7 +167,7 @@ class Blocks1d:
         return sum(max(0, stop - start) for start, stop in spans)
 
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
-        for piece in _row_slices(n_q, min(rows, self.block)):
+        for piece in row_slices(n_q, min(rows, self.block)):
             start = self._span(piece.start + n_k - n_q, n_k)[0]
             stop = self._span(piece.stop - 1 + n_k - n_q, n_k)[1]
             yield Tile(piece, slice(start, max(start, stop)), whole=False)
@@ -259,7 +240,7 @@ class Blocks2d:
                 raster[top.start : top.stop, wide.start : wide.stop].reshape(-1),
                 raster[ys.start : ys.stop, side.start : side.stop].reshape(-1),
             )
-            for piece in _row_slices(len(block), rows):
+            for piece in row_slices(len(block), rows):
                 keys = torch.cat([*strips, block[: piece.stop]])
                 yield Tile(block[piece], keys.sort().values, whole=False)
 
@@ -267,92 +248,30 @@ class Blocks2d:
         return [4, *self.map, *self.query, *self.flange]
 
 
-@dataclass(frozen=True, eq=False)
-class BlockList:
-    """Key blocks listed per query block, causal on top.
+Mask = Full | Causal | SlidingWindow | Blocks1d | Blocks2d | BlockList | SameGroup
 
-    offsets (query blocks + 1,) and columns (listed,) are int32 in CSR form: query block r sees key
-    blocks columns[offsets[r] : offsets[r + 1]], in increasing order, and in them keys j <= i.
+
+def visible(mask: Mask, layout: Layout, rows: Tensor, keys: Tensor, shift: int) -> Tensor:
+    """May a query row see a key? (1 or sequences of one sample, rows, keys) bool.
+
+    rows, keys: numbers along the sequence, int64; shift = n_k - n_q. One entry stands for all
+    sequences alike.
     """
-
-    offsets: Tensor
-    columns: Tensor
-    block: int = 32
-    _lists: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        starts, columns = self.offsets.tolist(), self.columns.tolist()
-        if self.block < 1 or not starts or starts[0] != 0 or starts[-1] != len(columns):
-            raise ValueError(
-                f"BlockList: offsets run from 0 to {len(columns)} (the number of columns), block "
-                f"is at least 1; got offsets {starts[:1]}..{starts[-1:]}, block {self.block}."
-            )
-        lists = tuple(tuple(columns[a:b]) for a, b in pairwise(starts))
-        for row, listed in enumerate(lists):
-            if list(listed) != sorted(set(listed)) or (listed and listed[0] < 0):
-                raise ValueError(
-                    f"BlockList: the key blocks of query block {row} are {listed}; list each "
-                    "once, in increasing order, from 0."
-                )
-        object.__setattr__(self, "_lists", lists)
-
-    @staticmethod
-    def strided(t: int, h: int, w: int, block: int = 32) -> BlockList:
-        """VideoGPT's strided layout for t x h x w latent tokens (arXiv:2104.10157).
-
-        A query block sees itself, the four blocks before it, and for every axis of the grid of
-        blocks but the last all earlier blocks whose other coordinates are equal. The grid of
-        blocks folds axes from the last until they hold more than one block: 4 x 32 x 32 tokens
-        are a grid of 4 x 32 blocks.
-        """
-        tokens = t * h * w
-        if tokens % block:
-            raise ValueError(
-                f"BlockList.strided: {t} x {h} x {w} = {tokens} tokens are not a multiple of "
-                f"the block of {block}."
-            )
-        lists = _strided_lists(_block_grid((t, h, w), block))
-        offsets = torch.tensor([0, *(len(x) for x in lists)]).cumsum(0).to(torch.int32)
-        columns = torch.tensor([c for listed in lists for c in listed], dtype=torch.int32)
-        return BlockList(offsets, columns, block)
-
-    def check(self, n_q: int, n_k: int) -> None:
-        tokens = len(self._lists) * self.block
-        if (n_q, n_k) != (tokens, tokens):
-            raise ValueError(
-                f"BlockList lists {len(self._lists)} blocks of {self.block} queries, that is "
-                f"{tokens} tokens; got {n_q} queries and {n_k} keys."
-            )
-
-    def visible(self, i: Tensor, j: Tensor) -> Tensor:
-        blocks = len(self._lists)
-        listed = torch.zeros(blocks, blocks, dtype=torch.bool)
-        for row, columns in enumerate(self._lists):
-            listed[row, [c for c in columns if c < blocks]] = True
-        return listed[_floor(i, self.block), _floor(j, self.block)] & (j <= i)
-
-    def pairs(self, n_q: int, n_k: int) -> int:
-        before = sum(c < row for row, columns in enumerate(self._lists) for c in columns)
-        own = sum(row in columns for row, columns in enumerate(self._lists))
-        return before * self.block**2 + own * self.block * (self.block + 1) // 2
-
-    def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
-        within = torch.arange(self.block)
-        for row, columns in enumerate(self._lists):
-            starts = torch.tensor([c for c in columns if c <= row], dtype=torch.int64)
-            keys = (starts[:, None] * self.block + within).reshape(-1)
-            yield Tile(slice(row * self.block, (row + 1) * self.block), keys, whole=False)
-
-    def encode(self) -> list[int]:
-        # The count travels too: on the meta device offsets and columns have no content.
-        return [5, self.block, self.pairs(0, 0)]
+    if isinstance(mask, SameGroup):
+        ids = mask.sequences(layout)
+        return ids[:, rows.to(ids.device), None] == ids[:, None, keys.to(ids.device)]
+    return mask.visible(rows[:, None] + shift, keys[None]).expand(1, len(rows), len(keys))
 
 
-Mask = Full | Causal | SlidingWindow | Blocks1d | Blocks2d | BlockList
+def tensors(mask: Mask) -> tuple[Tensor | None, Tensor | None]:
+    """The mask's tensors, which travel beside its integers: offsets and entries."""
+    if isinstance(mask, BlockList):
+        return mask.offsets, mask.columns
+    return None, mask.ids if isinstance(mask, SameGroup) else None
 
 
-def decode(code: Sequence[int], offsets: Tensor | None, columns: Tensor | None) -> Mask:
-    """The mask that `encode` wrote as integers; BlockList's tensors travel beside them."""
+def decode(code: Sequence[int], offsets: Tensor | None, entries: Tensor | None) -> Mask:
+    """The mask that `encode` wrote as integers and `tensors` gave the tensors of."""
     if code[0] == 0:
         return Full()
     if code[0] == 1:
@@ -363,43 +282,27 @@ def decode(code: Sequence[int], offsets: Tensor | None, columns: Tensor | None) 
         return Blocks1d(code[1])
     if code[0] == 4:
         return Blocks2d((code[1], code[2]), (code[3], code[4]), (code[5], code[6]))
-    if offsets is None or columns is None:
-        raise ValueError("a BlockList needs its offsets and columns.")
-    return BlockList(offsets, columns, code[1])
+    if entries is None or (code[0] == 5 and offsets is None):
+        raise ValueError("a BlockList needs its offsets and columns, a SameGroup its ids.")
+    if code[0] == 5 and offsets is not None:
+        return BlockList(offsets, entries, code[1])
+    return SameGroup(entries)
 
 
-def visible_pairs(code: Sequence[int], n_q: int, n_k: int) -> int:
-    """Visible pairs of an encoded mask."""
-    return code[2] if code[0] == 5 else decode(code, None, None).pairs(n_q, n_k)
+def visible_pairs(
+    code: Sequence[int], entries: Tensor | None, layout: Layout, grid: Sequence[int], n_k: int
+) -> int:
+    """Visible pairs of an encoded mask in all sequences of one sample with the queries' grid.
+
+    Raises ValueError for a SameGroup whose ids have no content.
+    """
+    if code[0] == 5:
+        return layout.sequences(grid) * code[2]
+    mask = decode(code, None, entries)
+    if isinstance(mask, SameGroup):
+        return mask.pairs_under(layout)
+    return layout.sequences(grid) * mask.pairs(layout.length(grid), n_k)
 
 
 def _floor(x: Tensor, divisor: int) -> Tensor:
     return torch.div(x, divisor, rounding_mode="floor")
-
-
-def _block_grid(sizes: tuple[int, ...], block: int) -> tuple[int, ...]:
-    """The grid of blocks: fold axes from the last until they hold more than one block."""
-    inner, axis = 1, len(sizes)
-    while inner <= block and axis:
-        axis -= 1
-        inner *= sizes[axis]
-    if inner % block:
-        raise ValueError(f"a block of {block} tokens does not divide the last axes of {sizes}.")
-    return (*sizes[:axis], inner // block)
-
-
-def _strided_lists(grid: tuple[int, ...]) -> list[list[int]]:
-    """Key blocks of every query block, increasing, own block last."""
-    total = 1
-    for size in grid:
-        total *= size
-    lists = []
-    for row in range(total):
-        listed = set(range(max(0, row - 4), row + 1))
-        stride = total
-        for size in grid[:-1]:
-            stride //= size
-            coordinate = row // stride % size
-            listed.update(row - step * stride for step in range(1, coordinate + 1))
-        lists.append(sorted(listed))
-    return lists

@@ -18,6 +18,7 @@ from visgen_kernels.biases import RelativePosition2d, relative_index
 from visgen_kernels.dropout import keep_factors
 from visgen_kernels.layouts import Layout
 from visgen_kernels.masks import Full, Mask
+from visgen_kernels.masks import visible as visible_to
 
 
 def attention_reference(
@@ -41,11 +42,12 @@ def attention_reference(
     batch, grid, axes = q.shape[0], q.shape[1:-2], q.ndim - 3
     qs, ks, vs = (layout.split(x, axes).transpose(1, 2) for x in (q, k, v))  # (z, h, n, d)
     n_q, n_k = qs.shape[2], ks.shape[2]
-    i = torch.arange(n_q, device=q.device)[:, None] + n_k - n_q
     j = torch.arange(n_k, device=q.device)
     visible = torch.ones(qs.shape[0], 1, n_q, n_k, dtype=torch.bool, device=q.device)
     if not isinstance(mask, Full):
-        visible = visible & mask.visible(i.cpu(), j.cpu()).to(q.device)
+        seen = visible_to(mask, layout, torch.arange(n_q), torch.arange(n_k), n_k - n_q)
+        samples = batch if len(seen) > 1 else 1
+        visible = visible & seen.to(q.device).repeat(samples, 1, 1)[:, None]
     if key_lengths is not None:
         lengths = key_lengths.repeat_interleave(layout.sequences(k.shape[1:-2]))
         visible = visible & (j < lengths.to(q.device)[:, None, None, None])

@@ -14,7 +14,7 @@ from visgen_kernels.biases import (
     relative_index,
     tile_bias,
 )
-from visgen_kernels.masks import Index
+from visgen_kernels.tiles import Index
 
 SIZES = [(1, 1), (2, 2), (3, 5), (5, 3), (1, 7), (8, 8)]
 

@@ -17,6 +17,7 @@ from visgen_kernels import (
     Causal,
     Full,
     RelativePosition2d,
+    SameGroup,
     SlidingWindow,
     Windows,
     attention,
@@ -122,6 +123,21 @@ CASES = [
     ),
     Case("blocks2d", ((1, 30, 3, 2, 4),), {"mask": Blocks2d((5, 6), (2, 4), (1, 2))}),
     Case("block list", ((2, 32, 3, 2, 4),), {"mask": BlockList.strided(2, 4, 4, block=4)}, (4, 8)),
+    *(
+        Case(
+            f"groups, batch {batch}",
+            ((batch, 8, 6, 3, 3, 4),),
+            {"layout": Windows(4, 3), "mask": SameGroup.shifted((8, 6), (4, 3), (1, 2)), **options},
+            (4, 3),
+            key_bias=not options,
+        )
+        for batch in (1, 3)
+        for options in (
+            {},
+            {"key_lengths": LENGTHS[:batch] if batch < 3 else torch.tensor([12, 0, 5])},
+            {"dropout": 0.3, "seed": SEED},
+        )
+    ),
     Case(
         "block list with empty rows",
         ((2, 6, 3, 2, 4),),

@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from visgen_kernels import BlockList, Blocks1d, Blocks2d, Causal, Full, SlidingWindow
-from visgen_kernels.masks import Mask, decode, positions, visible_pairs
+from visgen_kernels import (
+    BlockList,
+    Blocks1d,
+    Blocks2d,
+    Causal,
+    Full,
+    SameGroup,
+    Sequence,
+    SlidingWindow,
+)
+from visgen_kernels.masks import Mask, decode, tensors, visible, visible_pairs
+from visgen_kernels.tiles import positions
 
 ANY_LENGTH = [
     Full(),
@@ -26,6 +36,7 @@ FIXED_LENGTH = [
     (Blocks2d((5, 7), (2, 3), (0, 0)), 35),
     (BlockList.strided(2, 4, 8, block=4), 64),
     (BlockList(torch.tensor([0, 0, 2, 3]), torch.tensor([0, 1, 0]), block=2), 6),
+    (SameGroup(torch.tensor([3, -1, 3, 3, 7, -1, 7, 0], dtype=torch.int32)), 8),
 ]
 CASES: list[tuple[Mask, int, int]] = [
     (mask, n_q, n_k)
@@ -65,12 +76,17 @@ def test_tiles_cover_every_row_once_and_every_visible_pair(
 
 @pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
 def test_mask_survives_its_encoding(mask: Mask, n_q: int, n_k: int) -> None:
-    code = mask.encode()
-    offsets = mask.offsets if isinstance(mask, BlockList) else None
-    columns = mask.columns if isinstance(mask, BlockList) else None
-    same = decode(code, offsets, columns)
+    code, (offsets, entries) = mask.encode(), tensors(mask)
+    same = decode(code, offsets, entries)
     assert torch.equal(dense(same, n_q, n_k), dense(mask, n_q, n_k))
-    assert visible_pairs(code, n_q, n_k) == mask.pairs(n_q, n_k)
+    assert visible_pairs(code, entries, Sequence(), (n_q,), n_k) == mask.pairs(n_q, n_k)
+
+
+@pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
+def test_visible_by_rows_is_the_definition(mask: Mask, n_q: int, n_k: int) -> None:
+    rows, keys = torch.arange(0, n_q, 2), torch.arange(n_k - 1, -1, -2)
+    seen = visible(mask, Sequence(), rows, keys, n_k - n_q)
+    assert torch.equal(seen, dense(mask, n_q, n_k)[rows][:, keys][None])
 
 
 def test_causal_aligns_the_last_query_with_the_last_key() -> None:
@@ -142,6 +158,12 @@ def test_strided_sees_equal_rows_of_earlier_frames() -> None:
     assert lists[2 * 32 + 7] == (7, 32 + 7, 64 + 3, 64 + 4, 64 + 5, 64 + 6, 64 + 7)
 
 
+def test_strided_list_is_content_where_models_are_built_on_meta() -> None:
+    with torch.device("meta"):
+        mask = BlockList.strided(2, 4, 8, block=4)
+    assert mask.encode() == BlockList.strided(2, 4, 8, block=4).encode()
+
+
 def test_full_block_list_is_causal() -> None:
     offsets = torch.tensor([0, 1, 3, 6], dtype=torch.int32)
     columns = torch.tensor([0, 0, 1, 0, 1, 2], dtype=torch.int32)
@@ -163,6 +185,7 @@ def test_full_block_list_is_causal() -> None:
         (lambda: Blocks2d((4, 4), (2, 2), (1, 1)).check(15, 16), "16 tokens"),
         (lambda: BlockList.strided(2, 4, 4, block=4).check(31, 31), "32"),
         (lambda: decode([5, 4, 1], None, None), "offsets"),
+        (lambda: decode([6], None, None), "its ids"),
     ],
 )
 def test_mask_that_cannot_be_is_refused_with_the_reason(

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from visgen_kernels import BlockList, Causal, Full, RelativePosition2d, SlidingWindow, attention
+from visgen_kernels import (
+    BlockList,
+    Causal,
+    Full,
+    RelativePosition2d,
+    SameGroup,
+    SlidingWindow,
+    attention,
+)
 from visgen_kernels.masks import Mask
 
 OPERATORS = torch.ops.visgen
@@ -44,11 +52,21 @@ def axis_inputs() -> tuple[Any, ...]:
     )
 
 
+def group_inputs() -> tuple[Any, ...]:
+    qkv = draw(2, 4, 6, 3, 2, 4).requires_grad_()
+    ids = SameGroup.shifted((4, 6), (2, 3), 1).ids
+    return (
+        *(qkv, None, None, None, None, None, None, ids, None),
+        *([2, 2, 3], [6], [0, 0], 0.5, 0.0, False, True, "chunked"),
+    )
+
+
 INPUTS = {
     "packed": packed_inputs(with_lse=False, keep=False),
     "packed, everything kept": packed_inputs(with_lse=True, keep=True),
     "separate": separate_inputs(),
     "along an axis": axis_inputs(),
+    "groups": group_inputs(),
 }
 
 

@@ -8,7 +8,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from visgen_kernels.masks import Index
+from visgen_kernels.tiles import Index
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +19,7 @@ class Chunk:
     inner: slice  # all of them if there are several outer indices
     rows: Index
     keys: Index
-    hidden: Tensor | None  # (rows, keys) bool, true where the mask hides
+    hidden: Tensor | None  # bool like bias, true where the mask hides
     bias: Tensor | None  # broadcasts with (outer, inner, rows, keys)
     together: slice  # outer indices whose bias gradient is reduced together
     last: bool  # no further chunk of these outer indices has these rows

@@ -13,7 +13,8 @@ from visgen_kernels.attention.problem import keeps_weights
 from visgen_kernels.attention.sdpa import attention_sdpa
 from visgen_kernels.biases import RelativePosition2d
 from visgen_kernels.layouts import Layout, Sequence
-from visgen_kernels.masks import BlockList, Causal, Full, Mask
+from visgen_kernels.masks import Causal, Full, Mask, SameGroup
+from visgen_kernels.masks import tensors as mask_tensors
 from visgen_kernels.reference import attention_reference
 
 IMPLEMENTATIONS = ("triton", "chunked", "sdpa", "reference")
@@ -194,8 +195,7 @@ def attention(
             None if bias is None else bias.table,
             key_bias,
             key_lengths,
-            mask.offsets if isinstance(mask, BlockList) else None,
-            mask.columns if isinstance(mask, BlockList) else None,
+            *mask_tensors(mask),
             seed,
             layout.encode(),
             mask.encode(),
@@ -320,6 +320,8 @@ def _check_arguments(
         )
     n_q, n_k = layout.length(grid), layout.length(key_grid)
     mask.check(n_q, n_k)
+    if isinstance(mask, SameGroup):
+        mask.check_grid(grid, key_grid)
     if bias is not None:
         bias.check(n_q, n_k, q.shape[-2])
     if key_lengths is not None and tuple(key_lengths.shape) != (q.shape[0],):

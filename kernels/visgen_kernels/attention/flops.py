@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from visgen_kernels import layouts, masks
@@ -54,26 +55,36 @@ def attention_flops(
     layout, mask = layout or layouts.Sequence(), mask or Full()
     if k is None or v is None:
         q = k = v = (*q[:-3], *q[-2:])
-    n_q, n_k = layout.length(q[1:-2]), layout.length(k[1:-2])
-    pairs = n_q * n_k if dense else mask.pairs(n_q, n_k)
     with_d, with_d_v = _PRODUCTS[direction]
-    return 2 * _sequences(q, layout) * pairs * (with_d * q[-1] + with_d_v * v[-1])
+    pairs = _pairs(q, k, layout, mask.encode(), masks.tensors(mask)[1], dense)
+    return 2 * pairs * (with_d * q[-1] + with_d_v * v[-1])
 
 
-def _sequences(q: Sequence[int], layout: Layout) -> int:
-    """Independent score matrices: sequences times heads."""
-    return q[0] * layout.sequences(q[1:-2]) * q[-2]
+def _pairs(
+    q: Sequence[int],
+    k: Sequence[int],
+    layout: Layout,
+    mask: Sequence[int],
+    entries: Tensor | None,
+    dense: bool,
+) -> int:
+    """Pairs of a query and a key in all samples, sequences and heads; mask is encoded."""
+    grid, n_k = q[1:-2], layout.length(k[1:-2])
+    if dense:
+        in_sample = layout.sequences(grid) * layout.length(grid) * n_k
+    else:
+        in_sample = masks.visible_pairs(mask, entries, layout, grid, n_k)
+    return q[0] * q[-2] * in_sample
 
 
 def _pairs_and_dims(inputs: Sequence[Any], dense: bool) -> tuple[int, int, int]:
     """Pairs of all heads, d and d_v, from the operator's arguments (see `op`)."""
     q, k, v = inputs[:3]
-    layout, mask = layouts.decode(inputs[9]), inputs[10]
     q_shape = q.shape if v is not None else (*q.shape[:-3], *q.shape[-2:])
     k_shape, d_v = (q_shape, q.shape[-1]) if v is None else (k.shape, v.shape[-1])
-    n_q, n_k = layout.length(q_shape[1:-2]), layout.length(k_shape[1:-2])
-    pairs = n_q * n_k if dense else masks.visible_pairs(mask, n_q, n_k)
-    return _sequences(q_shape, layout) * pairs, q.shape[-1], d_v
+    layout, entries, mask = layouts.decode(inputs[9]), inputs[7], inputs[10]
+    pairs = _pairs(q_shape, k_shape, layout, mask, entries, dense)
+    return pairs, q.shape[-1], d_v
 
 
 def _unpacked(flags: Sequence[bool], packed: bool) -> tuple[bool, bool, bool, bool]:

@@ -23,7 +23,7 @@ from visgen_kernels.attention.problem import Call, Geometry
 # Arguments shared by the three operators, in the schema's order. What may have a gradient is first.
 _INPUTS = (
     "Tensor q, Tensor? k, Tensor? v, Tensor? table, Tensor? key_bias, Tensor? key_lengths, "
-    "Tensor? block_offsets, Tensor? block_columns, Tensor? seed, SymInt[] layout, SymInt[] mask, "
+    "Tensor? mask_offsets, Tensor? mask_entries, Tensor? seed, SymInt[] layout, SymInt[] mask, "
     "SymInt[] bias, float scale, float dropout, bool with_lse, bool keep, str implementation"
 )
 _COUNT = 17
@@ -34,10 +34,10 @@ _Inputs = tuple[Any, ...]  # the seventeen arguments above
 
 def _call(inputs: _Inputs) -> tuple[Call, Tensor, Tensor, Tensor, bool]:
     """The operator's arguments -> Call, q, k, v, and whether q came packed."""
-    q, k, v, table, key_bias, key_lengths, offsets, columns, seed, layout, mask, bias = inputs[:12]
+    q, k, v, table, key_bias, key_lengths, offsets, entries, seed, layout, mask, bias = inputs[:12]
     call = Call(
         layout=layouts.decode(layout),
-        mask=masks.decode(mask, offsets, columns),
+        mask=masks.decode(mask, offsets, entries),
         table=table,
         size=None if table is None else (bias[0], bias[1]),
         key_bias=key_bias,

@@ -17,7 +17,8 @@ from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, equal_parts, l
 from visgen_kernels.biases import expand_table, tile_bias
 from visgen_kernels.dropout import keep_factors
 from visgen_kernels.layouts import Layout
-from visgen_kernels.masks import Causal, Full, Index, Mask, positions
+from visgen_kernels.masks import Causal, Full, Mask, SameGroup, visible
+from visgen_kernels.tiles import Index, positions
 
 # Scores of one chunk: 2 MB of float32, which the caches of common CPUs hold.
 CHUNK_SCORES = 512 * 1024
@@ -68,7 +69,7 @@ def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int]
     together at most twice as large as q, k and v. So memory stays linear in the number of tokens,
     and short sequences are spared a quarter of the backward's products and its exponentials.
     """
-    if not isinstance(mask, Full | Causal):
+    if not isinstance(mask, Full | Causal | SameGroup):
         return False
     sizes = Geometry(layout, q, k)
     batch = sizes.sequences * sizes.heads
@@ -179,7 +180,8 @@ class Problem(Geometry):
                     elif shared is not None and at_once:
                         bias = shared[outer]
                     last = inner.stop == self.inner and outer.stop == together.stop
-                    yield Chunk(outer, inner, tile.rows, tile.keys, hidden, bias, together, last)
+                    masked = self._hidden_of(hidden, outer, inner)
+                    yield Chunk(outer, inner, tile.rows, tile.keys, masked, bias, together, last)
 
     def bias_tile(
         self, rows: Index, keys: Index, heads: slice | None = None, expanded: Tensor | None = None
@@ -192,8 +194,23 @@ class Problem(Geometry):
         return tile[:, None] if self.heads_outer else tile[None]
 
     def _hidden(self, rows: Index, keys: Index) -> Tensor:
-        i = positions(rows)[:, None] + self.n_k - self.n_q
-        return self.call.mask.visible(i, positions(keys)[None]).logical_not_().to(self.like.device)
+        """(1 or sequences of a sample, rows, keys) bool, true where the mask hides."""
+        i, j, shift = positions(rows), positions(keys), self.n_k - self.n_q
+        return (
+            visible(self.call.mask, self.call.layout, i, j, shift)
+            .logical_not()
+            .to(self.like.device)
+        )
+
+    def _hidden_of(self, hidden: Tensor | None, outer: slice, inner: slice) -> Tensor | None:
+        """What is hidden in a chunk, broadcasting with (outer, inner, rows, keys)."""
+        if hidden is None or len(hidden) == 1:
+            return hidden
+        part = inner if self.heads_outer else outer
+        if part.start or part.stop != len(hidden):
+            sequences = torch.arange(part.start, part.stop, device=hidden.device)
+            hidden = hidden[sequences % len(hidden)]
+        return hidden if self.heads_outer else hidden[:, None]
 
     def weights(self, chunk: Chunk, scratch: Scratch) -> Tensor:
         """Softmax weights of a chunk (items, rows, keys): the kept ones, or computed. Read only."""
@@ -214,7 +231,7 @@ class Problem(Geometry):
             if not self.finite:
                 out.masked_fill_(shift == -torch.inf, -torch.inf)
         if chunk.hidden is not None:
-            out.masked_fill_(chunk.hidden, -torch.inf)
+            out.view(chunk.shape).masked_fill_(chunk.hidden, -torch.inf)
         guard = chunk.hidden is not None or shift is not None
         top = out.amax(-1, keepdim=True) if guard or lse is not None else None
         torch.softmax(out, -1, out=out)
@@ -236,7 +253,11 @@ class Problem(Geometry):
         hidden = torch.zeros((), dtype=torch.bool, device=self.like.device)
         if shift is not None:
             hidden = hidden | (shift == -torch.inf)
-        return hidden if chunk.hidden is None else hidden | chunk.hidden
+        if chunk.hidden is None:
+            return hidden
+        if chunk.hidden.ndim == 3 and len(chunk.hidden) == 1:
+            return hidden | chunk.hidden
+        return hidden | chunk.hidden.expand(*chunk.shape[:2], -1, -1).flatten(0, 1)
 
     def weighted_sum(self, weights: Tensor, values: Tensor, chunk: Chunk, out: Tensor) -> Tensor:
         """Weights (items, rows, keys) @ values (items, keys, d); hidden values do not count."""

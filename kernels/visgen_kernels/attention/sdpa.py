@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from visgen_kernels.biases import RelativePosition2d, relative_index
 from visgen_kernels.layouts import Layout
 from visgen_kernels.masks import Causal, Full, Mask
+from visgen_kernels.masks import visible as visible_to
 
 
 def attention_sdpa(
@@ -55,12 +56,13 @@ def _visible(
 ) -> Tensor | None:
     """(z or 1, 1, n_q, n_k) bool, or None where everything is visible."""
     visible = None
-    i, j = torch.arange(n_q)[:, None] + n_k - n_q, torch.arange(n_k)[None]
     if not isinstance(mask, Full):
-        visible = mask.visible(i, j).to(k.device)[None, None]
+        seen = visible_to(mask, layout, torch.arange(n_q), torch.arange(n_k), n_k - n_q)
+        samples = k.shape[0] if len(seen) > 1 else 1
+        visible = seen.to(k.device).repeat(samples, 1, 1)[:, None]
     if key_lengths is not None:
         lengths = key_lengths.to(k.device).repeat_interleave(layout.sequences(k.shape[1:-2]))
-        inside = j.to(k.device) < lengths[:, None, None, None]
+        inside = torch.arange(n_k, device=k.device) < lengths[:, None, None, None]
         visible = inside.expand(-1, 1, n_q, n_k) if visible is None else inside & visible
     return visible
 
