@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench.cell import QualityCell
-from visgen_bench.resolution import check_data, check_metrics
+from visgen_bench.checks import check_data, check_metrics
 from visgen_bench.suite import Suite
 
 

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from visgen_bench import estimates
 from visgen_bench.cell import QualityCell
+from visgen_bench.checks import check_data
 from visgen_bench.estimates import UNKNOWN, Estimate
 from visgen_bench.presets import PresetError, Presets, load_presets
 from visgen_bench.provenance import code_hash
-from visgen_bench.resolution import Resolved, Resolver, check_data
+from visgen_bench.resolution import Resolved, Resolver
 from visgen_bench.suite import Suite, SuiteError
 from visgen_results.rows import to_rows
 from visgen_results.store import Store

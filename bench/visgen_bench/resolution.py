@@ -23,8 +23,13 @@ from visgen_bench.cell import (
     name_of,
     spec_key,
 )
-from visgen_bench.cells import broken
-from visgen_bench.context import Unavailable
+from visgen_bench.checks import (
+    check_data,
+    check_metrics,
+    check_pictures,
+    impossible,
+    notes_of,
+)
 from visgen_bench.presets import Presets
 from visgen_bench.provenance import code_files, columns_of, machine_of
 from visgen_bench.suite import Placed, SuiteError, nearest
@@ -117,7 +122,7 @@ class Resolver:
             if cell.samples is None and cell.model:
                 cell = _with(cell, samples=DEFAULT_SAMPLES)
             cell, weights, needs, path = self._with_weights(cell, config, where, reasons)
-        _check_sizes(cell, config, data, where)
+        check_pictures(cell, config, data, where)
         contents = Contents(
             config=_fields_of(config),
             include_sha256=self._sha256(Path(cell.include)) if cell.include else None,
@@ -128,7 +133,7 @@ class Resolver:
             protocols=_protocols(cell),
             machine=machine_of(cell),
         )
-        reasons += _impossible(cell, config)
+        reasons += impossible(cell, config)
         return Resolved(
             cell=cell,
             where=where,
@@ -141,7 +146,7 @@ class Resolver:
             weights_path=path,
             skip="; ".join(dict.fromkeys(reasons)) or None,
             missing_data=missing_data,
-            notes=tuple(filter(None, map(broken.describe, filter(None, (data, images))))),
+            notes=notes_of(cell, config, data, images),
         )
 
     def _config(self, model: str, where: str) -> Any:
@@ -272,29 +277,6 @@ class Resolver:
         return self._hashes[path]
 
 
-def check_data(spec: str, where: str) -> None:
-    """Raise `SuiteError`, with the nearest match, for a data set there is not; opens nothing."""
-    from visgen.data import UnknownData
-    from visgen.data.opening import check_name
-
-    try:
-        check_name(spec)
-    except UnknownData as error:
-        raise SuiteError(f"{where}: data: {error}") from error
-
-
-def check_metrics(cell: QualityCell, where: str) -> None:
-    """Raise `SuiteError`, with the nearest match, if a cell asks for a metric there is not."""
-    from visgen_bench.metrics.errors import ProtocolError
-    from visgen_bench.metrics.protocol import protocol
-
-    for metric in cell.metrics:
-        try:
-            protocol(metric)
-        except ProtocolError as error:
-            raise SuiteError(f"{where}: metrics: {error}") from error
-
-
 def _with(cell: C, **changes: Any) -> C:
     return cell.model_copy(update=changes)
 
@@ -316,18 +298,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def _check_sizes(cell: Cell, config: Any, data: "Data | None", where: str) -> None:
-    """Samples and real pictures must be of one size, or their distance is that of the sizes."""
-    size = getattr(config, "image_size", None)
-    if not isinstance(cell, QualityCell) or data is None or data.size is None or size is None:
-        return
-    if tuple(size) != tuple(data.size):
-        raise SuiteError(
-            f"{where}: {cell.model} draws {size[0]}x{size[1]} pictures and {cell.data} holds "
-            f"{data.size[0]}x{data.size[1]}; take a model and data of one size"
-        )
 
 
 def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | None]:
@@ -372,42 +342,6 @@ def _needs_second_derivative(cell: Cell, config: Any) -> bool:
     else:
         return False
     return recipe.objective == "wgangp-eps" or recipe.r1 > 0
-
-
-def _impossible(cell: Cell, config: Any) -> list[str]:
-    """Why this combination cannot run on this machine; empty if it can."""
-    reasons = []
-    if cell.device_type != "cpu":
-        reasons += _device_fault(cell)
-    if isinstance(cell, TrainCell):
-        if cell.devices > 1:
-            reasons.append("training over several devices is not built yet")
-        if cell.dtype == "fp16":
-            reasons.append("training in fp16 needs loss scaling; use bf16")
-    if isinstance(cell, QualityCell) and cell.compile:
-        reasons.append("a quality cell does not compile; speed is a performance cell's business")
-    if isinstance(cell, PerformanceCell) and not reasons:
-        from visgen_bench.cells.workload import refuse_impossible
-
-        try:
-            refuse_impossible(cell, config)
-        except Unavailable as reason:
-            reasons.append(str(reason))
-    return reasons
-
-
-def _device_fault(cell: Cell) -> list[str]:
-    import torch
-
-    kind = cell.device_type
-    backend = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}[kind]
-    there = backend.device_count() if backend.is_available() else 0
-    _, _, number = cell.device.partition(":")
-    if there == 0:
-        return [f"device {cell.device}: torch sees no {kind} device here"]
-    if cell.devices > there or int(number or 0) >= there:
-        return [f"device {cell.device}, devices = {cell.devices}: this machine has {there}"]
-    return []
 
 
 def _protocols(cell: Cell) -> dict[str, str]:

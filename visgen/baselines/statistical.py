@@ -160,6 +160,11 @@ class PCAGaussianConfig:
         if self.components < 1:
             raise ValueError(f"components={self.components}; at least 1 is needed.")
 
+    @property
+    def least_images(self) -> int:
+        """Images that `fit` needs: n of them span n - 1 components."""
+        return self.components + 1
+
     def fit(self, images: Tensor, *, run_seed: int = 0) -> PCAGaussian:
         """Take mean and components of uint8 (n, 3, h, w) in float64; `run_seed` is not used.
 
