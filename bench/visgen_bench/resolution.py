@@ -219,6 +219,7 @@ class Resolver:
             path = Path(rest).expanduser()
             if not path.is_file():
                 raise SuiteError(f'{where}: weights = "{given}": no such file')
+            _check_weights(path, where)
             return cell, f"file:{self._sha256(path)}", None, path.resolve()
         if head == "train":
             key = self._train_key(cell, rest, where)
@@ -275,6 +276,16 @@ class Resolver:
             with path.open("rb") as file:
                 self._hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._hashes[path]
+
+
+def _check_weights(path: Path, where: str) -> None:
+    """Raise `SuiteError` for a pickle, which is not opened, or a file that is not whole."""
+    from visgen import checkpoints
+
+    try:
+        checkpoints.check(path)
+    except checkpoints.CheckpointError as error:
+        raise SuiteError(f"{where}: weights: {error}") from error
 
 
 def _with(cell: C, **changes: Any) -> C:

@@ -1,11 +1,15 @@
 """What is refused before a cell starts, and what its user is told of the data."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from visgen.catalogue import find
+from visgen.checkpoints import save_weights
+from visgen.checkpoints.weights import part_states
 from visgen_bench.suite import SuiteError
 
 
@@ -115,3 +119,41 @@ def test_pictures_of_several_sizes_fit_no_reference(bench, tmp_path: Path) -> No
     assert "real-images is fitted to pictures of one size" in said
     (planned,) = bench.plan(train(data)).cells
     assert "of several sizes are resized to the model's 8x8" in planned.resolved.notes[0]
+
+
+class Trap:
+    """Opening its pickle writes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.file,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("mine.pth", "pickle", "is a pickle, which may run code"),
+        ("renamed.safetensors", "pickle", "is a pickle, which may run code"),
+        ("mine.pt", "whole", "is a pickle"),  # by its name alone
+        ("cut.safetensors", "cut", "is not a whole safetensors file"),
+        ("text.safetensors", "text", "is not a whole safetensors file"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_refused_in_the_plan(
+    bench, tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    whole = tmp_path / "whole.safetensors"
+    save_weights(whole, part_states(find("dcgan-digits8-tiny").build().networks()), {})
+    made = {
+        "pickle": pickle.dumps({"generator": Trap(tmp_path / "sprung")}),
+        "whole": whole.read_bytes(),
+        "cut": whole.read_bytes()[:-100],
+        "text": b"these are no weights at all",
+    }
+    (tmp_path / name).write_bytes(made[content])
+    fields = {"model": "dcgan-digits8-tiny", "weights": f"file:{tmp_path / name}"}
+    assert says in refused(bench, quality("digits:8", **fields))
+    assert not (tmp_path / "sprung").exists()
+    assert bench.plan(quality("digits:8", **{**fields, "weights": f"file:{whole}"})).cells

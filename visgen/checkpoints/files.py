@@ -6,11 +6,13 @@ A safetensors file is a JSON header and raw numbers; nothing in it can be execut
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -53,8 +55,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         partial.unlink(missing_ok=True)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file.
+def check(path: Path) -> None:
+    """Look at the start and the header of a file, not at its numbers.
 
     Raises:
         CheckpointError: if the file is missing, a pickle, or not a whole safetensors file.
@@ -70,11 +72,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} is a pickle, which may run code when it is opened; it was not opened. "
             "Weights are read from .safetensors files."
         )
+    with _opened(path):
+        pass
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file.
+
+    Raises:
+        CheckpointError: as `check` does.
+    """
+    check(path)
+    with _opened(path) as file:
+        names = list(file.keys())
+        header = (file.metadata() or {}).get("visgen", "{}")
+        return {name: file.get_tensor(name) for name in names}, json.loads(header)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            header = (file.metadata() or {}).get("visgen", "{}")
-            return {name: file.get_tensor(name) for name in names}, json.loads(header)
+            yield file
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy or train it again."
