@@ -13,6 +13,7 @@ from visgen_kernels.roofline import (
     find_device,
     floor,
 )
+from visgen_kernels.shapes import SHAPES
 
 # id, sequences x heads, queries, keys, mean visible keys, d, d_v;
 # GFLOP, MB, FLOP/byte; microseconds and ceiling on A100, H100, H200, MI300X; backward on H100.
@@ -80,6 +81,20 @@ def test_floors_are_those_of_the_reference_table(row: list[str]) -> None:
         found = floor(work_of(row, "backward"), devices()["h100-sxm"])
         assert shown_as(row[14][:-1], found.time * 1e6)
         assert found.binding == LETTERS[row[14][-1]]
+
+
+# Mean visible keys where the table counts what is not there: every 2-D block as if it were inside
+# the map (576.5), listed blocks on the diagonal as if they were not causal (205.5).
+EDGES = {"I2": 64.5 + 8 * 128 / 3 * 3 / 4 + 128 * 5 / 6, "P3": (694 * 32 + 128 * 33 / 2) / 128}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_shapes_are_the_layers_of_the_table(row: list[str]) -> None:
+    shape = SHAPES[row[0]]
+    sizes = (shape.score_matrices, shape.n_q, shape.n_k, shape.d, shape.d_v)
+    assert sizes == tuple(int(row[i]) for i in (1, 2, 3, 5, 6))
+    mean = EDGES.get(shape.id, float(row[4]))
+    assert shape.pairs / shape.n_q == pytest.approx(mean, rel=1e-9 if mean % 1 else 0.02)
 
 
 @pytest.mark.parametrize(
