@@ -7,6 +7,10 @@ With S1 = L L' (L of full column rank r) the last trace is the sum of the singul
 is factored once, and each further model costs one small decomposition; no matrix square root is
 formed and no imaginary part can appear.
 
+Large sums of singular values are taken from the eigenvalues of a Gram matrix, which cost less than
+half; that squares the condition, so the error is bounded afterwards from the spectrum found, and
+where the bound passes `GRAM_TOLERANCE` the singular values are computed after all.
+
 Lower is better. FD is biased upward, by about 1/n: compare at equal n only. Published FID uses
 50,000 samples.
 """
@@ -17,17 +21,27 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from visgen_bench.metrics.errors import FrechetError, NotFiniteError, StateError, TooFewSamples
 from visgen_bench.metrics.moments import Array, Moments, check_ddof, float64_features, same_width
 
-Solver = Literal["svd", "eigh"]
+Solver = Literal["svd", "gram", "eigh"]
 
 # A distance of near-identical sets may come out negative by rounding; beyond this share of the
 # traces it is an error.
 NEGATIVE_TOLERANCE = 1e-6
+
+# The Gram route: from this many rows on (below, an SVD takes milliseconds); the share of the traces
+# that its error may reach if every eigenvalue errs by its most and in one direction; and that most,
+# in units of eps times the largest (at most 5 were seen, for 200 to 2,000 rows and spectra that
+# fall as i^-0.5 to i^-3; real errors of the sum are some thousand times below the bound).
+GRAM_ROWS = 512
+GRAM_TOLERANCE = 1e-9
+GRAM_EIGENVALUE_ERROR = 16.0
+GRAM_RANGE = 1e-200, 1e200  # of the Gram's trace; beyond, squares may under- or overflow
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class FrechetResult:
         raw: Before the clamp.
         mean_term: |mu1 - mu2|^2.
         trace: tr S1 + tr S2, the scale that rounding errors are measured against.
-        solver: "svd" (features) or "eigh" (moments).
+        solver: "svd" or "gram" (features), or "eigh" (moments).
     """
 
     value: float
@@ -121,11 +135,12 @@ class FrechetReference:
         """Distance to features (n, d) by the singular values of (n, r): exact where n or r <= d."""
         array = _at_least_two(features)
         same_width(self.width, array.shape[1])
-        mean = array.mean(axis=0)
-        scaled = (array - mean) / np.sqrt(len(array) - self.ddof)
-        product = scaled @ self.factor  # (n, r)
-        cross = _nuclear_norm(product)
-        return self._result(mean, float(np.square(scaled).sum()), cross, "svd")
+        mean, centred, trace = _centred(array, self.ddof)
+        scale = np.sqrt(len(array) - self.ddof)
+        product = centred @ self.factor  # (n, r)
+        limit = 0.5 * GRAM_TOLERANCE * (self.trace + trace) * scale
+        cross, solver = _nuclear_norm(product, rank=len(array) - 1, limit=limit)
+        return self._result(mean, trace, cross / scale, solver)
 
     def _result(self, mean: Array, trace: float, cross: float, solver: Solver) -> FrechetResult:
         mean_term = float(np.square(self.mean - mean).sum())
@@ -198,14 +213,27 @@ def frechet_distance_of_features(
     check_ddof(ddof)
     if min(len(first), len(second)) > first.shape[1]:
         return FrechetReference.from_moments(Moments.of(first), ddof).to_moments(Moments.of(second))
-    means = [side.mean(axis=0) for side in (first, second)]
-    scaled = [
-        (side - mean) / np.sqrt(len(side) - ddof)
-        for side, mean in zip((first, second), means, strict=True)
-    ]
-    trace = sum(float(np.square(side).sum()) for side in scaled)
-    cross = _nuclear_norm(scaled[0] @ scaled[1].T)
-    return _finish(float(np.square(means[0] - means[1]).sum()), trace, cross, "svd")
+    mean_a, centred_a, trace_a = _centred(first, ddof)
+    mean_b, centred_b, trace_b = _centred(second, ddof)
+    trace, scale = trace_a + trace_b, np.sqrt((len(first) - ddof) * (len(second) - ddof))
+    cross, solver = _nuclear_norm(
+        centred_a @ centred_b.T,
+        rank=min(len(first), len(second)) - 1,
+        limit=0.5 * GRAM_TOLERANCE * trace * scale,
+    )
+    return _finish(float(np.square(mean_a - mean_b).sum()), trace, cross / scale, solver)
+
+
+def _centred(array: Array, ddof: int) -> tuple[Array, Array, float]:
+    """The mean (d,), the rows less their mean (n, d), and the trace of the covariance.
+
+    Centred rows are one new array: dividing them as well would write another, and a scalar of the
+    norm does the same.
+    """
+    mean = array.mean(axis=0)
+    centred = array - mean
+    squares = np.einsum("ij,ij->i", centred, centred)  # (n,)
+    return mean, centred, float(squares.sum()) / (len(array) - ddof)
 
 
 def _at_least_two(features: Tensor | NDArray[Any]) -> Array:
@@ -223,27 +251,27 @@ def _cholesky(covariance: Array) -> Array | None:
     A feature that never varies is enough for that; near-singular matrices are fine, since the
     factor's product is the matrix to rounding either way.
     """
-    try:
-        return np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        return None
+    factor, failed = torch.linalg.cholesky_ex(
+        torch.from_numpy(covariance)
+    )  # numpy's takes 1.6 times
+    return None if int(failed) else np.asarray(factor.numpy(), dtype=np.float64)
 
 
 def _lower_congruence(factor: Array, covariance: Array, block: int = 256) -> Array:
     """The lower half of L' S L for lower triangular L, without the products with zeros.
 
     A third of the dense arithmetic. Blocks above the diagonal stay zero: eigvalsh reads the lower
-    half only.
+    half only. The result is column-major, which eigvalsh copies faster.
     """
     width = len(factor)
     inner = np.zeros_like(covariance)
     for first in range(0, width, block):
         columns = slice(first, first + block)
-        half = covariance[:, first:] @ factor[first:, columns]  # (d, block)
+        half = covariance[first:, first:] @ factor[first:, columns]  # (d - first, block)
         for start in range(first, width, block):
             rows = slice(start, start + block)
-            inner[rows, columns] = factor[start:, rows].T @ half[start:]
-    return inner
+            inner[columns, rows] = half[start - first :].T @ factor[start:, rows]
+    return inner.T
 
 
 def _kept(values: Array, n: int, width: int) -> NDArray[np.int64]:
@@ -258,10 +286,41 @@ def _kept(values: Array, n: int, width: int) -> NDArray[np.int64]:
     return order[values[order] > floor]
 
 
-def _nuclear_norm(matrix: Array) -> float:
+def _nuclear_norm(matrix: Array, rank: int, limit: float) -> tuple[float, Solver]:
+    """Sum of the singular values of a matrix whose rank is at most `rank`, and the route taken.
+
+    The route is "gram" where that surely errs by at most `limit`, else "svd".
+    """
     if min(matrix.shape) == 0:
-        return 0.0
-    return float(np.linalg.svd(matrix, compute_uv=False).sum())
+        return 0.0, "svd"
+    if min(matrix.shape) >= GRAM_ROWS:
+        norm, error = _nuclear_norm_of_gram(matrix, rank)
+        if error <= limit:
+            return norm, "gram"
+    return float(np.linalg.svd(matrix, compute_uv=False).sum()), "svd"
+
+
+def _nuclear_norm_of_gram(matrix: Array, rank: int) -> tuple[float, float]:
+    """The sum of singular values as roots of the Gram matrix's eigenvalues, and its error's bound.
+
+    A symmetric product and a reduction to tridiagonal form take less than half as long as the
+    reduction to bidiagonal form. By Weyl every eigenvalue is off by at most the backward error,
+    e = 16 eps times the largest; its root s is then off by at most e / (s + sqrt(s^2 - e)), and by
+    sqrt(e) where s^2 < e. The bound is the sum of these; infinite where squares left the range.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = wide @ wide.T  # one operand twice: half the products
+    least, most = GRAM_RANGE
+    if not least < float(np.trace(gram)) < most:
+        return 0.0, float("inf")
+    values = np.clip(np.linalg.eigvalsh(gram)[::-1][:rank], 0.0, None)
+    roots = np.sqrt(values)
+    e = GRAM_EIGENVALUE_ERROR * float(np.finfo(np.float64).eps) * float(values[0])
+    errors = np.full_like(roots, np.sqrt(e))
+    clear = values >= e
+    errors[clear] = e / (roots[clear] + np.sqrt(values[clear] - e))
+    return float(roots.sum()), float(errors.sum())
 
 
 def _finish(mean_term: float, trace: float, cross: float, solver: Solver) -> FrechetResult:

@@ -331,3 +331,76 @@ def test_a_feature_that_never_varies_is_no_obstacle() -> None:
     independent[:, 5] = independent[:, 5].mean()
     found = reference.to_moments(Moments.of(independent)).value
     assert found + float(y[:, 5].var(ddof=1)) == pytest.approx(expected + alone, rel=1e-9)
+
+
+def by_singular_values(x: np.ndarray, y: np.ndarray) -> float:
+    """Nuclear norm of the cross product by an SVD, with nothing squared."""
+    a, b = ((side - side.mean(axis=0)) / np.sqrt(len(side) - 1) for side in (x, y))
+    cross = float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
+    gap = float(np.square(x.mean(axis=0) - y.mean(axis=0)).sum())
+    return gap + trace_of(x, y) - 2 * cross
+
+
+@pytest.mark.parametrize(("n", "m"), [(520, 520), (520, 900), (900, 520)])
+def test_many_samples_of_a_mild_spectrum_take_the_gram_route_and_agree(n: int, m: int) -> None:
+    x, y = pair(n, m, 700)
+    found = frechet_distance_of_features(x, y)
+    assert found.solver == "gram"
+    expected, tolerance = by_singular_values(x, y), 1e-12 * found.trace
+    assert found.value == pytest.approx(expected, abs=tolerance)
+    again = FrechetReference.from_features(x).to_features(y)
+    assert again.solver == "gram"
+    assert again.value == pytest.approx(expected, abs=tolerance)
+
+
+def test_a_steep_spectrum_goes_to_the_singular_values() -> None:
+    # Deviations from 1 to 1e-9: the squares of the small singular values lie below rounding.
+    rng = np.random.default_rng(0)
+    scale = np.logspace(0, -9, 700)
+    x, y = (rng.standard_normal((520, 700)) * scale for _ in range(2))
+    found = frechet_distance_of_features(x, y)
+    assert found.solver == "svd"
+    assert found.value == pytest.approx(by_singular_values(x, y), abs=1e-13 * found.trace)
+    a, b = (side - side.mean(axis=0) for side in (x, y))
+    product = a @ b.T / 519
+    squared = np.linalg.eigvalsh(product @ product.T)
+    singular = np.linalg.svd(product, compute_uv=False)
+    # What was avoided: without the bound the distance would be off by more than it allows.
+    off = 2 * abs(np.sqrt(np.clip(squared, 0, None)).sum() - singular.sum())
+    assert off > 1e-9 * found.trace
+    assert FrechetReference.from_features(x).to_features(y).solver == "svd"
+
+
+def test_whatever_route_is_taken_a_billionth_of_the_trace_is_kept() -> None:
+    rng = np.random.default_rng(1)
+    turn = np.linalg.qr(rng.standard_normal((640, 640)))[0]
+    routes = set()
+    for exponent in (0.25, 0.5, 0.75, 1.0, 1.5):
+        scale = np.arange(1, 641) ** -exponent
+        x, y = (rng.standard_normal((600, 640)) * scale @ turn + 0.1 * side for side in range(2))
+        found = frechet_distance_of_features(x, y)
+        routes.add(found.solver)
+        assert found.value == pytest.approx(by_singular_values(x, y), abs=1e-9 * found.trace)
+    assert routes == {"gram", "svd"}
+
+
+def test_large_sets_that_are_equal_or_of_low_rank_keep_their_distance() -> None:
+    x, y = pair(560, 560, 600)
+    assert frechet_distance_of_features(x, x).value <= 1e-9 * 2 * trace_of(x)
+    x[280:] = x[:280]  # half of the singular values are zeros
+    found = frechet_distance_of_features(x, y)
+    assert found.value == pytest.approx(by_singular_values(x, y), abs=1e-12 * found.trace)
+    y[:] = y[0]  # no singular value at all
+    expected = np.square(x.mean(axis=0) - y[0]).sum() + trace_of(x)
+    assert frechet_distance_of_features(x, y).value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-70, 1e70])
+def test_features_whose_fourth_powers_leave_the_range_are_no_obstacle(scale: float) -> None:
+    x, y = pair(520, 520, 600)
+    plain, scaled = (
+        frechet_distance_of_features(x, y),
+        frechet_distance_of_features(scale * x, scale * y),
+    )
+    assert scaled.solver == "svd"
+    assert scaled.value == pytest.approx(scale**2 * plain.value, rel=1e-9)
