@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from visgen_bench.cell import canonical_json, content_key
 from visgen_results import schema
-from visgen_results.leaderboard import IDENTITY, QUALITY_GROUP, fact
+from visgen_results.leaderboard import QUALITY_GROUP, fact
+from visgen_results.naming import IDENTITY
 from visgen_results.rows import to_rows
 from visgen_results.store import Store, new_run_id
 

@@ -32,6 +32,7 @@ from visgen_bench.recording import (
     record_skipped,
     recover,
 )
+from visgen_results.metrics import FAULTS
 from visgen_results.rows import to_rows
 from visgen_results.store import Store, new_run_id
 
@@ -235,6 +236,8 @@ class _Runner:
             tries += 1
             recorded = self._attempt(planned, planned.attempts + tries)
             self.say(f"{label} {planned.name}: {_said(recorded)}")
+            for fault in _faults(recorded):
+                self.say(f"{label} {planned.name}: {fault}")
             again = recorded.status in RETRIED and tries <= self.plan.options.retries
             if not again or self.interrupts.signal is not None:
                 return recorded
@@ -362,6 +365,15 @@ def _said(recorded: Recorded) -> str:
     if recorded.status == "ok":
         return f"ok, {seconds}"
     return f"{recorded.status} after {seconds}: {recorded.reason}"
+
+
+def _faults(recorded: Recorded) -> list[str]:
+    """What the cell found wrong with its samples; broken files were told before it began."""
+    return [
+        row["reason"]
+        for row in recorded.metrics
+        if row["metric"] in FAULTS and row["metric"] != "broken_files"
+    ]
 
 
 def _in_this_process(job: Job, journal: journals.Journal) -> Outcome:

@@ -16,16 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from visgen_results.leaderboard import (
-    IDENTITY,
-    PERFORMANCE_GROUP,
-    QUALITY_GROUP,
-    counts,
-    fact,
-    label,
-)
+from visgen_results.leaderboard import PERFORMANCE_GROUP, QUALITY_GROUP, counts, fact
 from visgen_results.metrics import METRICS as TABLE
 from visgen_results.metrics import MetricInfo, describe
+from visgen_results.naming import IDENTITY, label
 from visgen_results.reading import Results, Row, read_results
 from visgen_results.rows import nearest
 from visgen_results.schema import METRICS

@@ -7,14 +7,22 @@ or data never meet in it. Reference rows and untrained twins are shown and not r
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from visgen_results.metrics import GATE_PREFIX, METRICS, NOT_QUALITY, MetricInfo, describe
+from visgen_results.metrics import (
+    FAULTS,
+    GATE_PREFIX,
+    METRICS,
+    NOT_QUALITY,
+    MetricInfo,
+    describe,
+)
+from visgen_results.naming import IDENTITY, ROLES, distinguishing, label, role
 from visgen_results.reading import Results, Row, failure_reason, read_results
 from visgen_results.statistics import Entry, Interval, mean_interval, rank_intervals
 
@@ -28,14 +36,10 @@ PERFORMANCE_GROUP = (
     "machine_id", "device_name", "device_type", "n_devices", "threads", "dtype", "timing_method",
     "l2", "torch", "driver", "predicted",
 )  # fmt: skip
-# What tells rows of one model apart; two values of one seed are never two seeds.
-IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode", "memory_format")
-
 STAT_ORDER = (
     "value", "p50", "p90", "p95", "p99", "p99.9", "mean", "std", "iqr", "min", "max",
 )  # fmt: skip
 PHASES = ("sample", "d_step", "g_step")
-ROLES = ("ranked", "untrained", "reference")
 PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
 INSIDE_WARNING = "Compare only inside this table (its rows say comparable=false)."
 _PUBLISHED_EXTRACTORS = ("inception", "i3d")
@@ -111,6 +115,18 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Something wrong with what a cell was given or made, though it has its numbers."""
+
+    kind: str
+    label: str
+    dataset: str
+    metric: str
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """Everything a reader needs to judge a result folder."""
 
@@ -119,6 +135,7 @@ class Leaderboard:
     failures: tuple[Missing, ...]
     missing: tuple[Missing, ...]
     machines: tuple[Row, ...]
+    faults: tuple[Fault, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document; `rows` has one entry per model and board (NaN becomes null)."""
@@ -150,6 +167,7 @@ def leaderboard(results: Results | Path | str) -> Leaderboard:
         tuple(_failure(run) for run in results.failed),
         tuple(_absent(row) for row in results.numbers if row["value"] is None and counts(row)),
         tuple(results.machines),
+        tuple(_fault(row) for row in results.numbers if row["metric"] in FAULTS),
     )
 
 
@@ -173,46 +191,6 @@ def _gate_text(row: Row) -> str:
     return pairs or row["reason"] or row["metric_opts"] or ""
 
 
-def role(row: Row) -> str:
-    """`reference`, `untrained` or `ranked`, from what the row says of its model and weights."""
-    if "reference" in (row["family"], row["task"]) or row["weights"] == "fit":
-        return "reference"
-    if row["kind"] != "performance" and untrained(row):
-        return "untrained"
-    return "ranked"  # speed does not depend on what the weights are
-
-
-def untrained(row: Row) -> bool:
-    """True for a model with the weights it was initialised with."""
-    return "untrained" in (row["weights"], row["variant"])
-
-
-def label(row: Row, distinguishing: Iterable[str] = ()) -> str:
-    """Name of a row: its model, `untrained` where it is, and what sets it apart in its table."""
-    return _name(row, role(row), distinguishing)
-
-
-def label_of(row: BoardRow, distinguishing: Iterable[str]) -> str:
-    """As `label`, for a row of a board that is shown in another table."""
-    return _name(row.identity, row.role, distinguishing)
-
-
-def _name(facts: Mapping[str, Any], its_role: str, distinguishing: Iterable[str]) -> str:
-    extra = ["untrained"] if its_role == "untrained" else []
-    for name in distinguishing:
-        value = facts.get(name)
-        if value and name != "model" and value not in ("untrained", "none", "contiguous"):
-            extra.append(_short(value))
-    return " ".join([facts["model"] or "(no model)", *extra])
-
-
-def _short(text: str) -> str:
-    head, colon, rest = str(text).partition(":")
-    if colon and len(rest) >= 32 and all(sign in "0123456789abcdef" for sign in rest):
-        return f"{head}:{rest[:8]}"
-    return str(text)
-
-
 def counts(row: Row) -> bool:
     """Not gates, numbers of one rank, or times of a quality cell's process."""
     if row["metric"].startswith(GATE_PREFIX) or (row["rank"] is not None and row["rank"] >= 0):
@@ -225,6 +203,13 @@ def _failure(run: Row) -> Missing:
         run["kind"], label(run, _axes(run)), run["dataset"] or "", "cell", run["status"],
         failure_reason(run),
     )  # fmt: skip
+
+
+def _fault(row: Row) -> Fault:
+    entry, value = describe(row["metric"]), row["value"]
+    text = row["reason"] or f"{entry.label}: {value:g}"
+    name = label(row, _axes(row))
+    return Fault(row["kind"], name, row["dataset"] or "", row["metric"], value, text)
 
 
 def _absent(row: Row) -> Missing:
@@ -305,25 +290,6 @@ def _board(
     places = rank_intervals([_entry(r, by_model) for r in ranked], higher_is_better=direction)
     placed = [_placed(r, place) for r, place in zip(ranked, places, strict=True)]
     return Board(kind, entry, group, (*placed, *others))
-
-
-def distinguishing(
-    identities: Sequence[Mapping[str, Any]], everywhere: Sequence[Mapping[str, Any]]
-) -> tuple[str, ...]:
-    """The columns in which rows of one model differ; only these need to be in a label.
-
-    `everywhere`: the rows of all tables. Variants that differ there are named in each table, or
-    two folders of one name would be one name in two tables.
-    """
-    found = []
-    for name in IDENTITY[1:]:
-        values: dict[str, set[Any]] = defaultdict(set)
-        for identity in everywhere if name == "variant" else identities:
-            if "untrained" not in (identity[name], identity["weights"]) or name != "weights":
-                values[identity["model"]].add(identity[name])
-        if any(len(seen) > 1 for seen in values.values()):
-            found.append(name)
-    return tuple(found)
 
 
 def _row(rows: Sequence[Row], varying: Sequence[str]) -> BoardRow:

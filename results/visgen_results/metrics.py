@@ -125,14 +125,6 @@ _PERFORMANCE = (
     MetricInfo(
         "outlier_frac", "outliers", "1", DOWN, "share of times beyond 1.5 IQR; all are kept"
     ),
-    MetricInfo(
-        "broken_files",
-        "broken files",
-        "1",
-        DOWN,
-        "files of a data set that could not be used; `metric_opts` names them",
-        exact=True,
-    ),
     MetricInfo("process_start", "process start", "s", DOWN, "time until a worker can begin"),
     MetricInfo("model_build", "model build", "s", DOWN, "time to construct the model"),
     MetricInfo("to_device", "move to device", "s", DOWN, "time to move weights to the device"),
@@ -152,9 +144,39 @@ _TRAINING = (
     MetricInfo("learning_rate", "learning rate", "1", NEITHER, "step size in use"),
 )
 
-METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_PERFORMANCE, *_TRAINING)}
+# Signs that a cell's input or output is not as it should be: rows that are there only if seen, with
+# what is wrong in `reason`.
+_FAULTS = (
+    MetricInfo(
+        "broken_files",
+        "broken files",
+        "1",
+        DOWN,
+        "files of a data set that could not be used; `metric_opts` names them",
+        exact=True,
+    ),
+    MetricInfo(
+        "repeated_samples",
+        "repeated samples",
+        "1",
+        DOWN,
+        "samples that are the same picture as an earlier one",
+        exact=True,
+    ),
+    MetricInfo(
+        "redraw_difference",
+        "difference when drawn again",
+        "1",
+        DOWN,
+        "of the same seeds, as a share of the difference between samples; 0 = seeds decide all",
+    ),
+)
+
+_NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS)
+METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_NOT_QUALITY)}
 QUALITY = tuple(m.name for m in _QUALITY)
-NOT_QUALITY = frozenset(m.name for m in (*_PERFORMANCE, *_TRAINING))
+NOT_QUALITY = frozenset(m.name for m in _NOT_QUALITY)
+FAULTS = tuple(m.name for m in _FAULTS)
 
 GATE_PREFIX = "gate_"
 

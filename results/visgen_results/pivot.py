@@ -10,15 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from visgen_results.display import Scale, scale
-from visgen_results.leaderboard import (
-    INSIDE_WARNING,
-    PROXY_WARNING,
-    ROLES,
-    Board,
-    BoardRow,
-    distinguishing,
-    label_of,
-)
+from visgen_results.leaderboard import INSIDE_WARNING, PROXY_WARNING, Board, BoardRow
+from visgen_results.naming import ROLES, distinguishing, label_of
 
 QUALITY_SECTION = ("dataset", "split", "resolution", "task", "machine_id", "n", "n_ref")
 PERFORMANCE_SECTION = (

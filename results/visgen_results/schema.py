@@ -139,7 +139,7 @@ METRIC_COLUMNS = (
     Column("extractor", TEXT, "feature network behind the number"),
     Column("n_ref", LARGE, "reference samples behind the number", "1"),
     Column("predicted", FLAG, "true: a model's figure, nothing was measured"),
-    Column("reason", TEXT, "why `value` is null; required then"),
+    Column("reason", TEXT, "why `value` is null (required then); of a fault's count what is wrong"),
     Column("machine_id", TEXT, "copy of runs.machine_id"),
     Column("env_id", TEXT, "copy of runs.env_id"),
     Column("threads", COUNT, "copy of runs.threads", "1"),

@@ -38,6 +38,11 @@ def to_text(board: Leaderboard, width: int = 100) -> str:
             text = f"{verdict}: {gate.name}, {gate.label}{where}"
             lines += _wrap(f"{text} ({gate.text})" if gate.text else text, width)
         lines.append("")
+    if board.faults:
+        lines += ["Faults", "------"]
+        for text, names in wording.faults(board.faults):
+            lines += _wrap(f"{plain(text, 300)} [{_few(names)}]", width)
+        lines.append("")
     for heading, entries in (("Failed and skipped", board.failures), ("No number", board.missing)):
         if entries:
             lines += [heading, "-" * len(heading), *_text_missing(entries, width), ""]
@@ -62,9 +67,12 @@ def _text_missing(entries: Sequence[Missing], width: int) -> list[str]:
     lines = []
     for what, status, reason, names in wording.collapsed(entries):
         head = status if what == "cell" else what
-        shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        lines += _wrap(f"{head}: {plain(reason, 300)} [{shown}]", width)
+        lines += _wrap(f"{head}: {plain(reason, 300)} [{_few(names)}]", width)
     return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _text_section(tables: Sequence[Pivot], width: int) -> list[str]:
@@ -189,6 +197,11 @@ def to_markdown(board: Leaderboard) -> str:
             )
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    if board.faults:
+        lines += ["## Faults", ""]
+        for text, names in wording.faults(board.faults):
+            lines.append(f"- {escape_markdown(plain(text, 300))} ({escape_markdown(_few(names))})")
+        lines.append("")
     entries = [*board.failures, *board.missing]
     if entries:
         lines += ["## Failed, skipped, and not measured", "", "| what | status | reason | where |"]
@@ -234,6 +247,7 @@ def to_dict(board: Leaderboard) -> dict[str, Any]:
         "gates": [dict(gate.__dict__) for gate in board.gates],
         "failures": [dict(entry.__dict__) for entry in board.failures],
         "missing": [dict(entry.__dict__) for entry in board.missing],
+        "faults": [dict(entry.__dict__) for entry in board.faults],
         "machines": [
             {key: value.isoformat() if hasattr(value, "isoformat") else value
              for key, value in row.items()}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visgen_results.display import plain
-from visgen_results.leaderboard import Board, Leaderboard, Missing
+from visgen_results.leaderboard import Board, Fault, Leaderboard, Missing
 from visgen_results.pivot import Column, Pivot
 
 UNRANKED_NOTE = "Untrained and reference rows are shown for scale and are not ranked."
@@ -87,9 +87,20 @@ def collapsed(missing: Sequence[Missing]) -> list[tuple[str, str, str, list[str]
     """(what, status, reason, names) with equal reasons said once."""
     groups: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for entry in missing:
-        where = f"{entry.label} on {entry.dataset}" if entry.dataset else entry.label
-        groups[(entry.what, entry.status, entry.reason)][where] = None
+        groups[(entry.what, entry.status, entry.reason)][_where(entry)] = None
     return [(*key, list(names)) for key, names in groups.items()]
+
+
+def faults(found: Sequence[Fault]) -> list[tuple[str, list[str]]]:
+    """(what is wrong, names) with equal texts said once."""
+    groups: dict[str, dict[str, None]] = defaultdict(dict)
+    for entry in found:
+        groups[entry.text][_where(entry)] = None
+    return [(text, list(names)) for text, names in groups.items()]
+
+
+def _where(entry: Missing | Fault) -> str:
+    return f"{entry.label} on {entry.dataset}" if entry.dataset else entry.label
 
 
 def machine_lines(board: Leaderboard) -> list[str]:

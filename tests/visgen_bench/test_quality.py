@@ -18,6 +18,8 @@ from visgen_bench.cells import splits
 from visgen_bench.cells.grid import save_sheet, sheet
 from visgen_bench.cells.quality import run_quality
 from visgen_bench.context import Context, Records, Unavailable
+from visgen_results.leaderboard import leaderboard
+from visgen_results.report import report
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
@@ -233,6 +235,107 @@ def test_what_is_not_one_picture_a_seed_is_refused(root: Path, change: str, says
         score(root, model="mine", weights="untrained", include=str(file))
 
 
+OWN_MODEL = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from visgen.seeds import integers
+
+class Own(nn.Module):
+    image_size = (8, 8)
+    def __init__(self):
+        super().__init__()
+        self.generator, self.calls = nn.Linear(2, 2), 0
+    def networks(self):
+        return {{"generator": self.generator}}
+    def generate(self, seeds, condition=None, sampling=None):
+        self.calls += 1
+        return ({pictures}).to(torch.uint8)
+
+@dataclass(frozen=True)
+class OwnConfig:
+    family: str = "own"
+    task: str = "image-generation"
+    image_size: tuple[int, int] = (8, 8)
+    def build(self, attention=None):
+        return Own()
+
+PRESETS = {{"own": OwnConfig()}}
+"""
+SEEDED = 'integers(seeds, "x", 0, 256, (3, 8, 8))'
+FIXED = "torch.arange(192).view(1, 3, 8, 8).expand(len(seeds), -1, -1, -1)"
+SEED_FAULTS = {"repeated_samples", "redraw_difference"}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "found"),
+    [
+        (SEEDED, {}),
+        # One picture for every seed, now and when drawn again.
+        (FIXED, {"repeated_samples": "all 30 samples are one and the same picture; the network"}),
+        # Noise of the model's own: other pictures for the same seeds.
+        ("torch.rand(len(seeds), 3, 8, 8) * 256", {"redraw_difference": "drawn again"}),
+        # What it draws follows from the place in its batch: batches of 10 repeat each other.
+        (
+            "torch.arange(len(seeds))[:, None, None, None] * 20 + torch.zeros(1, 3, 8, 8)",
+            {"repeated_samples": "20 of 30 samples repeat an earlier one (10 are different)"},
+        ),
+        # One picture a call, another one each time.
+        (f"{FIXED} + self.calls", {"repeated_samples": "27 of 30", "redraw_difference": "other"}),
+    ],
+)
+def test_samples_that_do_not_follow_from_their_seeds_are_rows(
+    root: Path, pictures: str, found: dict[str, str]
+) -> None:
+    file = root / "own.py"
+    file.write_text(OWN_MODEL.format(pictures=pictures))
+    about = {"model": "own", "weights": "untrained", "include": str(file), "batch": 10}
+    rows = score(root, **about)
+    assert SEED_FAULTS & rows.keys() == found.keys()
+    for metric, text in found.items():
+        assert rows[metric]["value"] > 0
+        assert text in rows[metric]["reason"]
+    assert rows["copy_share"]["value"] == 0.0
+
+
+def test_a_model_that_ignores_its_seeds_is_told_where_people_look(bench, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_MODEL.format(pictures=FIXED))
+    text = (
+        '[[cell]]\nkind = "quality"\nmodel = "own"\nweights = "untrained"\ndata = "digits:8"\n'
+        'samples = 12\nmetrics = ["copy_share"]\n'
+    )
+    bench.run(text, include=(tmp_path / "own.py",), in_process=True)
+    says = "all 12 samples are one and the same picture"
+    assert [line for line in bench.said if says in line]
+    shown = leaderboard(bench.out)
+    assert says in shown.to_text()
+    assert says in shown.to_markdown()
+    assert says in report(bench.out, tmp_path / "report.html").read_text()
+    (fault,) = shown.to_dict()["faults"]
+    assert (fault["metric"], fault["value"], fault["label"]) == (
+        "repeated_samples",
+        11.0,
+        "own untrained",
+    )
+    assert not [b for b in shown.boards if b.metric.name == "repeated_samples"]
+
+
+def test_repeats_are_counted_over_an_interruption(root: Path) -> None:
+    (root / "own.py").write_text(OWN_MODEL.format(pictures=FIXED))
+    about = {"model": "own", "weights": "untrained", "include": str(root / "own.py"), "chunk": 10}
+    with pytest.raises(OSError, match="No space"):
+        score(root, sink=FullDisk(), **about)
+    assert score(root, **about)["repeated_samples"]["value"] == 29.0
+
+
+def test_pictures_that_a_folder_holds_twice_are_counted(root: Path) -> None:
+    one, other = (torch.full((3, 8, 8), level, dtype=torch.uint8) for level in (9, 200))
+    write_pictures(root / "mine", [one, other, one])
+    row = score(root, images=f"folder:{root / 'mine'}", samples=None)["repeated_samples"]
+    assert (row["value"], row["n"]) == (1.0, 3)
+    assert row["reason"] == "1 of 3 samples repeat an earlier one (2 are different)"
+
+
 def test_files_that_cannot_be_used_are_counted_and_named(root: Path) -> None:
     write_pictures(root / "mine", [torch.full((3, 8, 8), 9, dtype=torch.uint8)] * 3)
     (root / "mine" / "bad.png").write_bytes(b"not a picture")
@@ -240,6 +343,7 @@ def test_files_that_cannot_be_used_are_counted_and_named(root: Path) -> None:
     row = score(root, images=f"folder:{root / 'mine'}", samples=None)["broken_files"]
     assert (row["value"], row["phase"]) == (2.0, "images")
     assert [name for name, _ in json.loads(row["metric_opts"])["files"]] == ["bad.png", "empty.jpg"]
+    assert row["reason"].startswith("folder:mine: 2 files cannot be used: bad.png")  # no path
     assert "broken_files" not in score(root, key="whole")
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from visgen_bench.cell import spec_name
 from visgen_bench.context import Context
 
 if TYPE_CHECKING:
@@ -28,4 +29,6 @@ def report(data: "Data", context: Context, *, phase: str) -> None:
     context.progress(text)
     files = [list(entry) for entry in data.broken[:_RECORDED]]
     options = {"files": files, "named": len(files)}
-    context.metric("broken_files", float(len(data.broken)), phase=phase, metric_opts=options)
+    reason = text.replace(data.name, spec_name(data.name), 1)  # rows hold no paths
+    count = float(len(data.broken))
+    context.metric("broken_files", count, phase=phase, reason=reason, metric_opts=options)

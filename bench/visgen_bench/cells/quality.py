@@ -42,6 +42,7 @@ def run_quality(cell: QualityCell, context: Context) -> None:
     data = open_data(cell.data, root=context.data_root, offline=context.offline)
     reference = _reference(cell, context, data, possible, extractors, ranks)
     config = config_of(cell) if cell.model else None
+    from visgen_bench.cells import seeding
     from visgen_bench.cells.samples import FolderSource, source_of
 
     source = source_of(cell, config, data, context)
@@ -52,9 +53,11 @@ def run_quality(cell: QualityCell, context: Context) -> None:
             broken.report(source.data, context, phase="images")
         _report_weights(source, context)
         _save_reference_sheet(context.artifacts / "reference.png", data, cell)
-    evaluation = _evaluated(cell, context, source, reference, possible, samples, ranks)
+    first: dict[int, Tensor] = {}
+    evaluation = _evaluated(cell, context, source, reference, possible, samples, ranks, first)
     if not ranks.first:
         return
+    seeding.report(source, evaluation, first, context)
     for value in evaluation.results():
         _report(value, context, limited=context.limit is not None and samples < source.count)
     for metric, reason in reasons.items():
@@ -162,8 +165,12 @@ def _evaluated(
     metrics: list[str],
     samples: int,
     ranks: Ranks,
+    first: dict[int, Tensor],
 ) -> "ImageEvaluation":
-    """Draw what is missing of this rank's share, chunk by chunk; rank 0 gets everybody's."""
+    """Draw what is missing of this rank's share, chunk by chunk; rank 0 gets everybody's.
+
+    `first` takes the first pictures that this rank draws, by index.
+    """
     from visgen_bench.metrics.evaluation import ImageEvaluation
 
     def evaluation(rank: int) -> ImageEvaluation:
@@ -182,7 +189,7 @@ def _evaluated(
     for start in range(0, samples, cell.chunk):
         chunk = missing[(missing >= start) & (missing < start + cell.chunk)]
         if len(chunk):
-            _draw_chunk(source, chunk, own, shown)
+            _draw_chunk(source, chunk, own, shown, first)
             own.save()
             context.progress(f"samples {start}..{int(chunk[-1])} of {samples}")
     if ranks.first:
@@ -198,9 +205,18 @@ def _evaluated(
 
 
 def _draw_chunk(
-    source: "Source", indices: Tensor, evaluation: "ImageEvaluation", shown: list[Tensor]
+    source: "Source",
+    indices: Tensor,
+    evaluation: "ImageEvaluation",
+    shown: list[Tensor],
+    first: dict[int, Tensor],
 ) -> None:
-    """Draw and score samples; the run's first pictures, as they come in order, go to `shown`."""
+    """Draw and score samples; the run's first pictures, as they come in order, go to `shown`.
+
+    The first ones of this rank go to `first`, by index.
+    """
+    from visgen_bench.cells.seeding import REDRAWN
+
     done = 0
     for images in source.draw(indices):
         own = indices[done : done + len(images)]
@@ -208,6 +224,8 @@ def _draw_chunk(
         for index, image in zip(own.tolist(), images, strict=True):
             if index == len(shown) < COUNT:
                 shown.append(image)
+            if len(first) < REDRAWN:
+                first[index] = image
         done += len(images)
 
 

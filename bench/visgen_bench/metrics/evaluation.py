@@ -24,6 +24,7 @@ from torch import Tensor
 
 from visgen_bench.extractors.images import check_images
 from visgen_bench.extractors.opening import Extractors
+from visgen_bench.metrics import repeats
 from visgen_bench.metrics.digit_share import DigitCounts
 from visgen_bench.metrics.errors import MetricError, StateError
 from visgen_bench.metrics.inception_score import ScoreAccumulator, split_of
@@ -91,6 +92,7 @@ class ImageEvaluation:
         self._score, self._split = self._score_sums()
         self._digits = self._digit_counts()
         self._copied = 0
+        self._digests = np.zeros(samples, np.uint64)
         if "copy_share" in self.metrics and reference.copies is None:
             raise StateError("the reference was not prepared for copy_share.")
 
@@ -120,6 +122,7 @@ class ImageEvaluation:
             self._digits.update(features[self._layer_of("class-count", "confident-share")])
         if self.reference.copies is not None and "copy_share" in self.metrics:
             self._copied += self.reference.copies.copies(images.cpu())
+        self._digests[indices] = repeats.digests(images)
         self.seen[indices] = True
 
     def merge(self, other: ImageEvaluation) -> None:
@@ -145,7 +148,12 @@ class ImageEvaluation:
         if self._digits is not None and other._digits is not None:
             self._digits.merge(other._digits)
         self._copied += other._copied
+        self._digests[theirs] = other._digests[theirs]
         self.seen |= other.seen
+
+    def different_pictures(self) -> int:
+        """How many of the samples seen are different pictures, bit for bit."""
+        return repeats.different(self._digests[self.seen])
 
     def missing(self) -> Tensor:
         """Indices not seen yet: int64, ascending."""
@@ -161,6 +169,7 @@ class ImageEvaluation:
             "identity": np.array(self._identity()),
             "seen": np.packbits(self.seen),
             "copied": np.array(self._copied),
+            "digests": self._digests,
         }
         for layer, stream in self._streams.items():
             arrays |= {f"{_label(layer)}/{k}": v for k, v in stream.arrays().items()}
@@ -189,6 +198,7 @@ class ImageEvaluation:
             )
         self.seen = np.unpackbits(arrays["seen"], count=self.samples).astype(bool)
         self._copied = int(arrays["copied"])
+        self._digests = arrays["digests"]
         for layer, stream in self._streams.items():
             stream.restore(_below(arrays, _label(layer)))
         if self._score is not None:

@@ -16,7 +16,8 @@ from plotly.offline import get_plotlyjs
 
 from visgen_results import wording
 from visgen_results.display import figures, plain
-from visgen_results.leaderboard import Board, BoardRow, label
+from visgen_results.leaderboard import Board, BoardRow
+from visgen_results.naming import label
 from visgen_results.reading import Results
 from visgen_results.store import Store
 

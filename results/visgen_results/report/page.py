@@ -34,11 +34,12 @@ HEADLINE_STATS = ("value", "p50", "p90", "p95", "p99", "p99.9")
 
 @dataclass(frozen=True)
 class Section:
-    """One data set: its tables, gates, scatter and sample grids."""
+    """One data set: its tables, gates, faults, scatter and sample grids."""
 
     dataset: str
     tables: list[Pivot]
     gates: list[Gate]
+    faults: list[tuple[str, list[str]]]
     figure: Figure | None
     pictures: list[Picture]
 
@@ -181,6 +182,7 @@ def _sections(results: Results, board: Leaderboard, tables: list[Pivot]) -> list
                 dataset=dataset or "no data set",
                 tables=own,
                 gates=[gate for gate in board.gates if gate.dataset == dataset],
+                faults=wording.faults([f for f in board.faults if f.dataset == dataset]),
                 figure=figure,
                 pictures=grids(results, dataset, names),
             )

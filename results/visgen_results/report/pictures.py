@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from visgen_results.leaderboard import role
-from visgen_results.leaderboard import untrained as is_untrained
+from visgen_results.naming import role
+from visgen_results.naming import untrained as is_untrained
 from visgen_results.reading import Results, Row
 
 LARGEST_PICTURE = 4 * 2**20

@@ -1,0 +1,82 @@
+"""What a row is called: its model, its role, and what sets it apart from others of its table."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+Row = Mapping[str, Any]
+
+# What tells rows of one model apart; two values of one seed are never two seeds.
+IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode", "memory_format")
+
+
+ROLES = ("ranked", "untrained", "reference")
+
+
+def role(row: Row) -> str:
+    """`reference`, `untrained` or `ranked`, from what the row says of its model and weights."""
+    if "reference" in (row["family"], row["task"]) or row["weights"] == "fit":
+        return "reference"
+    if row["kind"] != "performance" and untrained(row):
+        return "untrained"
+    return "ranked"  # speed does not depend on what the weights are
+
+
+def untrained(row: Row) -> bool:
+    """True for a model with the weights it was initialised with."""
+    return "untrained" in (row["weights"], row["variant"])
+
+
+def label(row: Row, distinguishing: Iterable[str] = ()) -> str:
+    """Name of a row: its model, `untrained` where it is, and what sets it apart in its table."""
+    return _name(row, role(row), distinguishing)
+
+
+class Named(Protocol):
+    """A row of a board, as far as its name goes."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    @property
+    def role(self) -> str: ...
+
+
+def label_of(row: Named, distinguishing: Iterable[str]) -> str:
+    """As `label`, for a row of a board that is shown in another table."""
+    return _name(row.identity, row.role, distinguishing)
+
+
+def _name(facts: Mapping[str, Any], its_role: str, distinguishing: Iterable[str]) -> str:
+    extra = ["untrained"] if its_role == "untrained" else []
+    for name in distinguishing:
+        value = facts.get(name)
+        if value and name != "model" and value not in ("untrained", "none", "contiguous"):
+            extra.append(_short(value))
+    return " ".join([facts["model"] or "(no model)", *extra])
+
+
+def _short(text: str) -> str:
+    head, colon, rest = str(text).partition(":")
+    if colon and len(rest) >= 32 and all(sign in "0123456789abcdef" for sign in rest):
+        return f"{head}:{rest[:8]}"
+    return str(text)
+
+
+def distinguishing(
+    identities: Sequence[Mapping[str, Any]], everywhere: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The columns in which rows of one model differ; only these need to be in a label.
+
+    `everywhere`: the rows of all tables. Variants that differ there are named in each table, or
+    two folders of one name would be one name in two tables.
+    """
+    found = []
+    for name in IDENTITY[1:]:
+        values: dict[str, set[Any]] = defaultdict(set)
+        for identity in everywhere if name == "variant" else identities:
+            if "untrained" not in (identity[name], identity["weights"]) or name != "weights":
+                values[identity["model"]].add(identity[name])
+        if any(len(seen) > 1 for seen in values.values()):
+            found.append(name)
+    return tuple(found)
