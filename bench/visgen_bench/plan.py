@@ -15,6 +15,7 @@ from visgen_bench import estimates
 from visgen_bench.cell import QualityCell
 from visgen_bench.checks import check_data
 from visgen_bench.estimates import UNKNOWN, Estimate
+from visgen_bench.gates import Gate
 from visgen_bench.presets import PresetError, Presets, load_presets
 from visgen_bench.provenance import code_hash
 from visgen_bench.resolution import Resolved, Resolver
@@ -121,7 +122,9 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
         trained={k: run["spec_key"] for k, run in history.ok.items() if run["kind"] == "train"},
     )
     _check_gates(suite, presets)
-    cells = _limited(resolver.resolve(suite.cells), options)
+    cells = resolver.resolve(suite.cells)
+    suite = dataclasses.replace(suite, gates=_resolved_gates(suite, resolver))
+    cells = _limited(cells, options)
     _refuse_without_data(cells)
     planned = [_decide(one, history, options) for one in ordered(_distinct(cells))]
     if options.max_cells is not None:
@@ -134,7 +137,7 @@ def plan(suite: Suite, options: Options, *, estimate: bool = False) -> Plan:
 def _check_gates(suite: Suite, presets: Presets) -> None:
     """Raise `SuiteError` for a gate with a model or data set that does not exist."""
     for gate in suite.gates:
-        where = f"suite {suite.name}, gate {gate.name}"
+        where = _gate_place(suite, gate)
         folder = gate.model.startswith("folder:")
         try:
             for model in (gate.baseline, gate.floor, *(() if folder else (gate.model,))):
@@ -142,6 +145,20 @@ def _check_gates(suite: Suite, presets: Presets) -> None:
         except PresetError as error:
             raise SuiteError(f"{where}: {error}") from error
         check_data(gate.data, where)
+
+
+def _resolved_gates(suite: Suite, resolver: Resolver) -> tuple[Gate, ...]:
+    """The gates with their weights as rows name them."""
+    return tuple(
+        gate.model_copy(
+            update={"weights": resolver.gate_weights(gate.weights, _gate_place(suite, gate))}
+        )
+        for gate in suite.gates
+    )
+
+
+def _gate_place(suite: Suite, gate: Gate) -> str:
+    return f"suite {suite.name}, gate {gate.name}"
 
 
 def decided_again(plan: Plan, history: "History") -> Plan:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from visgen_bench.cell import (
     DEFAULT_SAMPLES,
+    WEIGHTS,
     Cell,
     CellBase,
     Contents,
@@ -216,13 +217,10 @@ class Resolver:
             given = self._zoo(cell.model, rest, where, reasons)
             return _with(cell, weights=given), given, None, None
         if head == "file":
-            path = Path(rest).expanduser()
-            if not path.is_file():
-                raise SuiteError(f'{where}: weights = "{given}": no such file')
-            _check_weights(path, where)
+            path = self._file(rest, where)
             return cell, f"file:{self._sha256(path)}", None, path.resolve()
         if head == "train":
-            key = self._train_key(cell, rest, where)
+            key = self._train_key(rest, where)
             given = f"train:{key}"
             return _with(cell, weights=given), given, key, None
         return _with(cell, weights=given), given, None, None
@@ -249,7 +247,30 @@ class Resolver:
             )
         return f"zoo:{name}"
 
-    def _train_key(self, cell: QualityCell, given: str, where: str) -> str:
+    def gate_weights(self, given: str, where: str) -> str:
+        """A gate's weights as rows name them: train cells by their key, files by their content.
+
+        To be asked after `resolve`. Raises `SuiteError` for weights that there cannot be.
+        """
+        head, _, rest = given.partition(":")
+        if head not in WEIGHTS:
+            near = nearest(head, WEIGHTS)
+            raise SuiteError(f'{where}: weights = "{given}" is unknown; nearest: "{near}"')
+        if head == "train":
+            return f"train:{self._train_key(rest, where)}"
+        if head == "file":
+            return f"file:{self._sha256(self._file(rest, where))}"
+        return given
+
+    def _file(self, given: str, where: str) -> Path:
+        """A weight file that can be read."""
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise SuiteError(f'{where}: weights = "file:{given}": no such file')
+        _check_weights(path, where)
+        return path
+
+    def _train_key(self, given: str, where: str) -> str:
         """The key of the train cell that `train:NAME` names: a key, a cell's name, or a model."""
         if given in self.trains or given in self.trained:
             return given

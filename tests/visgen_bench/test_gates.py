@@ -169,6 +169,13 @@ def test_untrained_rows_of_the_model_do_not_count(tmp_path: Path) -> None:
     assert (before.passed, none.passed) == (True, None)
 
 
+def test_a_folder_is_judged_without_weights(tmp_path: Path) -> None:
+    store = results(tmp_path)
+    write(store, "folder:mine", GOOD, weights=None)
+    (verdict,) = judge(store, [GATE.model_copy(update={"model": "folder:mine"})])
+    assert (verdict.passed, verdict.reason) == (True, "")
+
+
 def test_a_verdict_is_a_row_and_the_newest_one_counts(tmp_path: Path) -> None:
     store = results(tmp_path)
     record(store, judge(store, [GATE]))

@@ -150,6 +150,21 @@ def test_a_gate_names_what_exists(bench, field: str, value: str, says: str) -> N
         bench.plan(f"{quality()}[[gate]]\n{gate}")
 
 
+def test_a_gates_weights_are_named_as_rows_name_them(bench, tmp_path: Path) -> None:
+    gate = '[[gate]]\nname = "g"\nmodel = "dcgan-digits8-tiny"\ndata = "digits:8"\nweights = '
+    plan = bench.plan(f'{TRAIN}{TRAINED}{gate}"train:dcgan-digits8-tiny"\n')
+    (train, quality_cell) = plan.cells
+    (found,) = plan.suite.gates
+    assert found.weights == quality_cell.resolved.columns["weights"] == f"train:{train.cell_key}"
+    for weights, says in (
+        ("train:nobody", 'no train cell "nobody"'),
+        ("zooo", 'nearest: "zoo"'),
+        (f"file:{tmp_path}/none.safetensors", "no such file"),
+    ):
+        with pytest.raises(SuiteError, match=f"gate g: weights.*{says}"):
+            bench.plan(f'{TRAIN}{gate}"{weights}"\n')
+
+
 def test_a_split_that_is_not_there_is_named(bench) -> None:
     text = (
         '[[cell]]\nkind = "train"\nmodel = "dcgan-digits8-tiny"\ndata = "digits:8"\n'
