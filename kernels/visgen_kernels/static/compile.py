@@ -1,8 +1,9 @@
 """A Triton kernel, compiled for a GPU that is not here.
 
-`triton.compile` with an explicit target touches no driver. What the JIT would derive from real
-arguments (which are multiples of 16) has to be said here, or loads come out narrower or wider than
-in production.
+`triton.compile` with an explicit target touches no driver. What the JIT would derive from a call's
+arguments (which pointers and strides are multiples of 16, which integers are 1, which tensors are
+below 2 GiB) is derived here by the JIT's own functions, from tensors on the meta device if need be:
+with other hints loads would come out narrower or wider than in production.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from visgen_kernels.launch import Launch
+from visgen_kernels.static.targets import Target
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _TIMEOUT_S = 60
@@ -28,52 +34,22 @@ class CompileFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Target:
-    """A GPU architecture. Shared memory per block in bytes; lanes of a warp."""
-
-    name: str
-    backend: str
-    arch: int | str
-    warp: int
-    shared_limit: int
-
-    @property
-    def is_amd(self) -> bool:
-        """Whether its code is AMD's."""
-        return self.backend == "hip"
-
-
-TARGETS = {
-    target.name: target
-    for target in (
-        Target("sm_80", "cuda", 80, 32, 163 * 1024),
-        Target("sm_90", "cuda", 90, 32, 227 * 1024),
-        Target("sm_100", "cuda", 100, 32, 227 * 1024),
-        Target("gfx942", "hip", "gfx942", 64, 64 * 1024),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel with everything that the compiler is told.
+class Source:
+    """What the compiler is told about a kernel, in its own terms.
 
     Attributes:
         function: A `triton.jit` function.
-        types: Type of every argument that is no constant: `*bf16`, `i32`, `fp32`, or a tuple.
-        constants: Values of the `tl.constexpr` arguments.
-        divisible: Arguments known to be multiples of 16 (bytes for pointers); an element of a tuple
-            is (name, place).
-        warps: Per block.
-        stages: Of the pipeliner.
+        signature: Type of every parameter by name: `*bf16`, `i32`, `constexpr`, tuples of them.
+        constants: Values of constants by place: (3,), or (3, 0) inside a tuple.
+        attributes: What is known of arguments, by place: [["tt.divisibility", 16]].
+        options: Of the backend: num_warps, num_stages, ...
     """
 
     function: Any
-    types: Mapping[str, Any]
-    constants: Mapping[str, Any]
-    divisible: Sequence[str | tuple[str, int]] = ()
-    warps: int = 4
-    stages: int = 2
+    signature: Mapping[str, Any]
+    constants: Mapping[tuple[int, ...], Any]
+    attributes: Mapping[tuple[int, ...], Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -92,6 +68,8 @@ class Compiled:
         registers: Per thread (AMD: vector registers, accumulators included).
         stack: Bytes of local memory per thread; more than 0 means spills.
         shared: Bytes of shared memory per block, as the compiler laid it out.
+        name: The kernel's.
+        spilled: Vector registers spilled, where the compiler says so (AMD); None on NVIDIA.
     """
 
     target: Target
@@ -100,6 +78,8 @@ class Compiled:
     registers: int
     stack: int
     shared: int
+    name: str = ""
+    spilled: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -107,52 +87,85 @@ class Compiled:
         return self.shared <= self.target.shared_limit
 
 
-def compile_kernel(kernel: Kernel, target: Target) -> Compiled:
-    """Compile for a target and read the code back.
+def source_of(launch: Launch, target: Target) -> Source:
+    """What the JIT would tell the compiler if this launch ran on the target.
+
+    Raises:
+        CompileFailed: if the arguments do not fit the kernel, or the kernel is an interpreted one.
+    """
+    kernel = launch.kernel
+    if not isinstance(kernel, JITFunction):
+        raise CompileFailed(
+            f"{launch.name} is a {type(kernel).__name__}, which has no code to compile: unset "
+            "TRITON_INTERPRET before visgen_kernels is imported."
+        )
+    backend = make_backend(_gpu(target))
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, **launch.options}
+    options |= {"debug": kernel.debug or knobs.runtime.debug}
+    options |= {"instrumentation_mode": knobs.compilation.instrumentation_mode}
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    try:
+        given = {**launch.constants, **options}
+        bound, specialization, _ = bind(*launch.arguments, **given)
+        parsed, signature, constants, attributes = kernel._pack_args(
+            backend, given, bound, specialization, None
+        )
+    except (TypeError, KeyError, AssertionError) as error:
+        raise CompileFailed(f"{launch.name} for {target.name}: {error}") from error
+    return Source(kernel, signature, constants, attributes, dict(parsed.__dict__))
+
+
+def compile_launch(launch: Launch, target: Target) -> Compiled:
+    """Compile what a launch would run, as the JIT would, and read the code back.
 
     Raises:
         CompileFailed: if the compiler, or a tool that reads its output, fails.
     """
-    names = list(kernel.function.arg_names)
-    signature = {name: kernel.types.get(name, "constexpr") for name in names}
-    constants = {(names.index(name),): value for name, value in kernel.constants.items()}
-    hints = {_path(names, what): [["tt.divisibility", 16]] for what in kernel.divisible}
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    return compile_source(source_of(launch, target), target)
+
+
+def compile_source(source: Source, target: Target) -> Compiled:
+    """Compile for a target and read the code back.
+
+    Triton keeps what it compiled (`~/.triton/cache`, or TRITON_CACHE_DIR), so a second time costs
+    only the reading.
+
+    Raises:
+        CompileFailed: if the compiler, or a tool that reads its output, fails.
+    """
     try:
         built = triton.compile(
-            ASTSource(kernel.function, signature, constants, hints),
-            target=GPUTarget(target.backend, target.arch, target.warp),
-            options=options,
+            ASTSource(source.function, source.signature, source.constants, source.attributes),
+            target=_gpu(target),
+            options=dict(source.options),
         )
     except Exception as error:  # Triton raises many kinds
-        raise CompileFailed(f"{kernel.name} for {target.name}: {error}") from error
-    shared = int(built.metadata.shared)
+        raise CompileFailed(f"{source.name} for {target.name}: {error}") from error
+    warps, shared = int(built.metadata.num_warps), int(built.metadata.shared)
     if target.is_amd:
-        return _read_amd(built.asm["amdgcn"], target, kernel.warps, shared)
-    return _read_nvidia(built.asm["cubin"], target, kernel, shared)
+        return _read_amd(built.asm["amdgcn"], target, source.name, warps, shared)
+    return _read_nvidia(built.asm["cubin"], target, source.name, warps, shared)
 
 
-def _path(names: Sequence[str], what: str | tuple[str, int]) -> tuple[int, ...]:
-    if isinstance(what, str):
-        return (names.index(what),)
-    return (names.index(what[0]), what[1])
+def _gpu(target: Target) -> GPUTarget:
+    return GPUTarget(target.backend, target.arch, target.warp)
 
 
-def _read_nvidia(cubin: bytes, target: Target, kernel: Kernel, shared: int) -> Compiled:
+def _read_nvidia(cubin: bytes, target: Target, name: str, warps: int, shared: int) -> Compiled:
     # The tools read files: one of its own for each process, or two analyses swap their code.
-    handle, name = tempfile.mkstemp(suffix=".cubin")
+    handle, path = tempfile.mkstemp(suffix=".cubin")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(cubin)
-        usage = _tool("cuobjdump", "--dump-resource-usage", name)
-        code = _tool("nvdisasm", "-c", name)
+        usage = _tool("cuobjdump", "--dump-resource-usage", path)
+        code = _tool("nvdisasm", "-c", path)
     finally:
-        Path(name).unlink()
+        Path(path).unlink()
     lines = [line for line in usage.splitlines() if " REG:" in line]
     if len(lines) != 1:
-        raise CompileFailed(f"{kernel.name} for {target.name}: {len(lines)} functions in the code")
+        raise CompileFailed(f"{name} for {target.name}: {len(lines)} functions in the code")
     facts = dict(part.split(":") for part in lines[0].split() if part.count(":") == 1)
-    return Compiled(target, kernel.warps, code, int(facts["REG"]), int(facts["STACK"]), shared)
+    return Compiled(target, warps, code, int(facts["REG"]), int(facts["STACK"]), shared, name)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -166,12 +179,13 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _read_amd(code: str, target: Target, warps: int, shared: int) -> Compiled:
+def _read_amd(code: str, target: Target, name: str, warps: int, shared: int) -> Compiled:
     facts = {}
     for line in code.splitlines():
         key, colon, value = line.strip().partition(":")
         if colon and key.startswith(".") and value.strip().isdigit():
             facts[key] = int(value)
     # On gfx942 accumulators come out of the same 512 registers; .vgpr_count holds both.
-    stack = facts[".private_segment_fixed_size"]
-    return Compiled(target, warps, code, facts[".vgpr_count"], stack, shared)
+    stack, spilled = facts[".private_segment_fixed_size"], facts[".vgpr_spill_count"]
+    registers = facts[".vgpr_count"]
+    return Compiled(target, warps, code, registers, stack, shared, name, spilled)

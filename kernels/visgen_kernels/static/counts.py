@@ -6,12 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from visgen_kernels.static.loops import Instruction
 
 # Longest prefix wins. What is in no list is counted as `other` and shown.
 _SASS_PIPES = {
-    "mma": ("HMMA", "HGMMA", "QGMMA", "IMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA"),
+    "mma": (
+        "HMMA", "IMMA", "DMMA", "QMMA", "OMMA", "BMMA", "HGMMA", "QGMMA", "IGMMA", "BGMMA",
+        "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA",
+    ),
     "mufu": ("MUFU",),
     "fma": ("FFMA", "FADD", "FMUL", "IMAD", "HFMA2", "HADD2", "HMUL2", "FADD2", "FFMA2", "FMUL2"),
     "alu": (
@@ -23,13 +27,13 @@ _SASS_PIPES = {
     ),
     "lds": ("LDS", "STS", "LDSM", "STSM", "ATOMS"),
     "shfl": ("SHFL",),
-    "ldg": ("LDG", "STG", "LDGSTS", "UTMALDG", "UTMASTG", "ATOMG", "RED", "UBLKCP"),
+    "ldg": ("LDG", "STG", "LDGSTS", "UTMALDG", "UTMASTG", "UBLKCP", "ATOM", "RED"),
     "local": ("LDL", "STL"),
     "tmem": ("LDTM", "STTM", "UTCATOM", "UTCBAR", "UTCCP"),
     "control": (
         "BRA", "EXIT", "BAR", "WARPSYNC", "BSSY", "BSYNC", "CALL", "RET", "DEPBAR", "LDGDEPBAR",
         "SYNCS", "WARPGROUP", "MEMBAR", "CCTL", "ERRBAR", "FENCE", "YIELD", "NANOSLEEP", "BRX",
-        "WARPGROUPSET", "ACQBULK", "BREAK", "KILL", "ARRIVES", "USETMAXREG",
+        "WARPGROUPSET", "ACQBULK", "BREAK", "KILL", "ARRIVES", "USETMAXREG", "BPT",
     ),
 }  # fmt: skip
 _AMD_PIPES = {
@@ -37,20 +41,29 @@ _AMD_PIPES = {
     "mufu": ("v_exp", "v_log", "v_rcp", "v_rsq", "v_sqrt", "v_sin", "v_cos"),
     "alu": ("v_",),
     "lds": ("ds_",),
+    "shfl": ("ds_bpermute", "ds_permute", "ds_swizzle"),
     "ldg": ("global_", "buffer_", "flat_"),
     "local": ("scratch_",),
     "control": ("s_branch", "s_cbranch", "s_barrier", "s_waitcnt", "s_endpgm", "s_nop", "s_sleep"),
     "uniform": ("s_",),
 }
 
-_HGMMA = re.compile(r"HGMMA\.64x(\d+)x(\d+)")
-_MFMA = re.compile(r"v_mfma_\w+?_(\d+)x(\d+)x(\d+)")
+_WGMMA = re.compile(r"[A-Z]GMMA\.64x(\d+)x(\d+)")
+_MMA = re.compile(r"[A-Z]MMA\.(\d+)(?:\.|$)")
+_MMA_SHAPES = {
+    "16816": (16, 8, 16), "1688": (16, 8, 8), "1684": (16, 8, 4), "16832": (16, 8, 32),
+    "16864": (16, 8, 64), "8816": (8, 8, 16), "8832": (8, 8, 32), "884": (8, 8, 4),
+}  # fmt: skip
+_MFMA = re.compile(r"v_mfma_[a-z0-9]+_(\d+)x(\d+)x(\d+)_?(?:(\d+)b_)?")
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1, "16": 2, "8": 1, "256": 32}
 _AMD_WIDTHS = (
     ("dwordx4", 16), ("dwordx3", 12), ("dwordx2", 8), ("dword", 4), ("short", 2), ("ushort", 2),
     ("byte", 1), ("ubyte", 1), ("b128", 16), ("b96", 12), ("b64", 8), ("b32", 4), ("b16", 2),
     ("u16", 2), ("d16", 2),
 )  # fmt: skip
+_BULK = ("UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED")
+_ATOMIC = ("ATOM", "ATOMG", "RED", "REDG", "UTMAREDG", "UBLKRED")
+_AMD_ATOMIC = ("global_atomic", "buffer_atomic", "flat_atomic")
 
 
 @dataclass(frozen=True)
@@ -99,17 +112,23 @@ def mma_flops(instructions: Iterable[Instruction], *, amd: bool) -> float | None
 
 
 def _flops(mnemonic: str) -> float | None:
-    group = _HGMMA.match(mnemonic)
+    group = _WGMMA.match(mnemonic)
     if group:
         return 2 * 64 * int(group.group(1)) * int(group.group(2)) / 4
-    if mnemonic.startswith("HMMA.16816"):
-        return 2 * 16 * 8 * 16
-    if mnemonic.startswith(("HMMA.1688", "HMMA.1684")):
-        return 2 * 16 * 8 * int(mnemonic[8])
+    warp = _MMA.match(mnemonic)
+    if warp:
+        shape = _MMA_SHAPES.get(warp.group(1))
+        return None if shape is None else 2 * prod(shape)
     wave = _MFMA.match(mnemonic)
     if wave:
-        return 2 * int(wave.group(1)) * int(wave.group(2)) * int(wave.group(3))
+        m, n, k, blocks = wave.groups(default="1")
+        return 2 * int(m) * int(n) * int(k) * int(blocks)
     return None
+
+
+def matrix_instructions(instructions: Iterable[Instruction], *, amd: bool) -> Counter[str]:
+    """Matrix instructions of one warp by mnemonic, as far as it tells the shape and the types."""
+    return Counter(one.mnemonic for one in instructions if pipe_of(one, amd=amd) == "mma")
 
 
 def exponentials(instructions: Iterable[Instruction], *, amd: bool) -> int:
@@ -126,6 +145,56 @@ def global_accesses(instructions: Iterable[Instruction], *, amd: bool) -> tuple[
         if width:
             widths[width] += 1
     return tuple(Access(width, widths[width]) for width in sorted(widths, reverse=True))
+
+
+def wide_share(accesses: Iterable[Access], width: int) -> float | None:
+    """Of the bytes that these accesses move, the share in accesses of at least `width` bytes.
+
+    None if there are no accesses.
+    """
+    sizes = [(access.width, access.width * access.count) for access in accesses]
+    total = sum(moved for _, moved in sizes)
+    return sum(moved for size, moved in sizes if size >= width) / total if total else None
+
+
+def bulk_copies(instructions: Iterable[Instruction], *, amd: bool) -> int:
+    """Copies by the tensor memory accelerator: their instruction does not say how many bytes."""
+    return 0 if amd else sum(_stem(one) in _BULK for one in instructions)
+
+
+def atomics(instructions: Iterable[Instruction], *, amd: bool) -> int:
+    """Atomic operations on global memory: with none of them, sums have a fixed order."""
+    if amd:
+        return sum(one.mnemonic.startswith(_AMD_ATOMIC) for one in instructions)
+    return sum(_stem(one) in _ATOMIC for one in instructions)
+
+
+def shared_bytes(instructions: Iterable[Instruction], *, amd: bool) -> int:
+    """Bytes of shared memory that one lane's instructions read and write, on average over lanes.
+
+    What matrix instructions read from there themselves is not counted.
+    """
+    total = 0
+    for one in instructions:
+        if pipe_of(one, amd=amd) == "lds":
+            total += _amd_shared(one.mnemonic) if amd else _sass_shared(one.mnemonic)
+    return total
+
+
+def _sass_shared(mnemonic: str) -> int:
+    stem, *parts = mnemonic.split(".")
+    if stem in ("LDSM", "STSM"):  # 8 x 8 tiles of 16 bits, 4 bytes a lane each
+        return 4 * next((int(part) for part in parts if part in ("2", "4")), 1)
+    return next((_WIDTHS[part] for part in parts if part in _WIDTHS), 4)
+
+
+def _amd_shared(mnemonic: str) -> int:
+    width = next((size for text, size in _AMD_WIDTHS if text in mnemonic), 4)
+    return 2 * width if "read2" in mnemonic or "write2" in mnemonic else width
+
+
+def _stem(instruction: Instruction) -> str:
+    return instruction.mnemonic.partition(".")[0]
 
 
 def _width(mnemonic: str, amd: bool) -> int | None:

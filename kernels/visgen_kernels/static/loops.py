@@ -81,6 +81,8 @@ def _parse(code: str, amd: bool) -> tuple[list[Instruction], dict[str, int]]:
             instructions.append(Instruction(words[at], text))
         if amd and text.startswith("s_endpgm"):
             break  # what follows is data and metadata
+    while instructions and instructions[-1].mnemonic == "NOP":  # fills up the last line of code
+        instructions.pop()
     return instructions, labels
 
 

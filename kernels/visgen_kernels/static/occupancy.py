@@ -11,27 +11,9 @@ from dataclasses import dataclass
 
 from visgen_kernels.static.compile import Compiled
 
-
-@dataclass(frozen=True)
-class _Multiprocessor:
-    """Limits of one NVIDIA multiprocessor; bytes."""
-
-    warps: int
-    blocks: int
-    shared: int
-    registers: int = 65536
-    warp_granule: int = 256
-    shared_granule: int = 128
-    shared_reserved: int = 1024
-
-
-_NVIDIA = {
-    "sm_80": _Multiprocessor(64, 32, 164 * 1024),
-    "sm_90": _Multiprocessor(64, 32, 228 * 1024),
-    "sm_100": _Multiprocessor(64, 32, 228 * 1024),
-}
+_REGISTERS, _REGISTER_GRANULE, _PARTITIONS = 65536, 256, 4
+_SHARED_GRANULE, _SHARED_RESERVED = 128, 1024
 _AMD_SIMDS, _AMD_WAVES, _AMD_REGISTERS, _AMD_GRANULE = 4, 8, 512, 8
-_AMD_LDS = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,16 +34,16 @@ def occupancy(compiled: Compiled) -> Occupancy:
 
 
 def _nvidia_limits(compiled: Compiled) -> dict[str, int]:
-    unit = _NVIDIA[compiled.target.name]
-    warp_registers = _round_up(compiled.registers * 32, unit.warp_granule)
+    target = compiled.target
+    warp_registers = _round_up(max(compiled.registers, 1) * target.warp, _REGISTER_GRANULE)
     # Each of the four partitions has a quarter of the registers.
-    warps_by_registers = 4 * (unit.registers // 4 // warp_registers)
-    shared = _round_up(compiled.shared + unit.shared_reserved, unit.shared_granule)
+    warps_by_registers = _PARTITIONS * (_REGISTERS // _PARTITIONS // warp_registers)
+    shared = _round_up(compiled.shared + _SHARED_RESERVED, _SHARED_GRANULE)
     return {
-        "blocks": unit.blocks,
-        "warps": unit.warps // compiled.warps,
+        "blocks": target.blocks,
+        "warps": target.warps // compiled.warps,
         "registers": warps_by_registers // compiled.warps,
-        "shared memory": unit.shared // shared,
+        "shared memory": target.shared // shared,
     }
 
 
@@ -71,7 +53,7 @@ def _amd_limits(compiled: Compiled) -> dict[str, int]:
     return {
         "warps": _AMD_SIMDS * _AMD_WAVES // compiled.warps,
         "registers": waves // compiled.warps,
-        "shared memory": _AMD_LDS // max(compiled.shared, 1),
+        "shared memory": compiled.target.shared // max(compiled.shared, 1),
     }
 
 

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from visgen_kernels.attention.forward import attention_forward
 from visgen_kernels.attention.launch import Tile, head_parts
 from visgen_kernels.masks import Full, Mask
-from visgen_kernels.static.compile import Kernel
+from visgen_kernels.static.compile import Compiled, Source, compile_source
 from visgen_kernels.static.plain_loop import plain_loop
+from visgen_kernels.static.targets import Target
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel with everything that the compiler is told.
+
+    Attributes:
+        function: A `triton.jit` function.
+        types: Type of every argument that is no constant: `*bf16`, `i32`, `fp32`, or a tuple.
+        constants: Values of the `tl.constexpr` arguments.
+        divisible: Arguments known to be multiples of 16 (bytes for pointers); an element of a tuple
+            is (name, place).
+        warps: Per block.
+        stages: Of the pipeliner.
+    """
+
+    function: Any
+    types: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    divisible: Sequence[str | tuple[str, int]] = ()
+    warps: int = 4
+    stages: int = 2
+
+
+def compile_kernel(kernel: Kernel, target: Target) -> Compiled:
+    """Compile for a target and read the code back."""
+    names = list(kernel.function.arg_names)
+    signature = {name: kernel.types.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in kernel.constants.items()}
+    places = [(what,) if isinstance(what, str) else what for what in kernel.divisible]
+    hints = {(names.index(name), *rest): [["tt.divisibility", 16]] for name, *rest in places}
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    return compile_source(Source(kernel.function, signature, constants, hints, options), target)
+
 
 _POINTERS = ("q", "k", "v", "out", "lse", "table", "key_bias")
 
