@@ -1,4 +1,4 @@
-"""Runs the forward kernel in Triton's interpreter and prints its errors as JSON.
+"""Runs K1 and K2 in Triton's interpreter and prints their errors as JSON.
 
 A process of its own: Triton reads TRITON_INTERPRET when it decorates the kernels.
 """
@@ -12,16 +12,20 @@ from torch import Tensor
 
 from visgen_kernels import (
     Axis,
+    BlockList,
     Blocks1d,
+    Blocks2d,
     Causal,
     Full,
     RelativePosition2d,
+    SameGroup,
     Sequence,
     SlidingWindow,
     Windows,
 )
-from visgen_kernels.attention.launch import Tile, forward
+from visgen_kernels.attention.launch import backward, forward
 from visgen_kernels.attention.problem import Call
+from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.reference import attention_reference
 
 TILE = Tile(16, 16, 4, 1)
@@ -59,6 +63,27 @@ def cases() -> dict[str, dict[str, Any]]:
         "windows": {"q": (2, 8, 12, 2, 16), "layout": Windows(4, 6)},
         "bias": {"q": (2, 36, 2, 16), "size": (6, 6)},
         "bias in windows": {"q": (1, 8, 8, 2, 20), "layout": Windows(4, 4), "size": (4, 4)},
+        "2-D blocks": {"q": (1, 96, 1, 16), "mask": Blocks2d((8, 12), (4, 4), (2, 3))},
+        "2-D blocks that leave the map": {
+            "q": (2, 70, 2, 16), "mask": Blocks2d((7, 10), (4, 8), (3, 5)),
+        },
+        "2-D blocks, lengths": {
+            "q": (3, 70, 1, 16), "mask": Blocks2d((7, 10), (4, 4), (4, 4)), "lengths": LENGTHS,
+        },
+        "2-D blocks, dropout": {
+            "q": (1, 70, 2, 16), "mask": Blocks2d((7, 10), (4, 4), (4, 4)), "dropout": 0.3,
+        },
+        "shifted windows": {
+            "q": (2, 8, 8, 1, 16), "layout": Windows(4, 4),
+            "mask": SameGroup.shifted((8, 8), (4, 4), (2, 2)),
+        },
+        "groups of a sequence": {
+            "q": (2, 40, 1, 16), "mask": SameGroup(torch.arange(40, dtype=torch.int32) % 3),
+        },
+        "listed blocks": {"q": (2, 64, 1, 16), "mask": BlockList.strided(2, 4, 8, 8)},
+        "listed blocks, wider than a tile": {
+            "q": (1, 128, 1, 16), "mask": BlockList.strided(2, 8, 8, 32),
+        },
         "bias, w 12": {"q": (1, 144, 1, 4), "size": (12, 12)},
         "key bias": {"q": (2, 33, 2, 16), "key_bias": True},
         "a hidden key of NaN": {"q": (2, 33, 2, 16), "key_bias": True, "poison": True},
@@ -116,28 +141,47 @@ def run(
     seed = SEED if dropout else None
     call = Call(layout, mask, table, size, shift, lengths, seed, factor, dropout)
     out, lse = forward(call, queries, keys, values, TILE)
+    grad = draw(*out.shape).to(dtype)
+    given = [queries, keys, values] + ([shift] if shift is not None else [])
+    gradients = backward(call, grad, out, lse, queries, keys, values, TILE, TILE)
 
-    def reference(wanted: torch.dtype) -> tuple[Tensor, Tensor]:
-        cast = [x.to(wanted) for x in (queries, keys, values)]
-        return attention_reference(
-            *cast,
+    def reference(wanted: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        cast = [x.to(wanted) for x in given]
+        if poison:  # what is hidden from every query may as well be 0
+            for x in cast[1:3]:
+                x[:, 1] = 0.0
+        cast = [x.requires_grad_() for x in cast]
+        result, sums = attention_reference(
+            *cast[:3],
             layout=layout,
             mask=mask,
             key_lengths=lengths,
             bias=None if table is None or size is None else RelativePosition2d(table, size),
-            key_bias=shift,
+            key_bias=cast[3] if len(cast) > 3 else None,
             scale=factor,
             dropout=dropout,
             seed=seed,
         )
+        return result.detach(), sums.detach(), torch.autograd.grad(result, cast, grad.to(wanted))
 
-    exact, exact_lse = reference(torch.float64)
-    low, _ = reference(dtype)
+    exact, exact_lse, exact_gradients = reference(torch.float64)
+    low, _, low_gradients = reference(dtype)
     empty = exact_lse == -torch.inf
+    compared = zip(
+        ("q", "k", "v", "key bias"), gradients, exact_gradients, low_gradients, strict=False
+    )
     return {
         "error": float((out.double() - exact).abs().max()),
         "low": float((low.double() - exact).abs().max()),
         "rounding": float((exact - exact.to(dtype).double()).abs().max()),
+        "gradients": {
+            name: {
+                "error": float((ours.double() - x).abs().max()),
+                "low": float((y.double() - x).abs().max()),
+                "rounding": float((x - x.to(dtype).double()).abs().max()),
+            }
+            for name, ours, x, y in compared
+        },
         "lse_error": max([0.0, *(lse.double() - exact_lse)[~empty].abs().tolist()]),
         "largest_lse": max([0.0, *exact_lse[~empty].abs().tolist()]),
         "empty_rows_agree": bool(((lse == -torch.inf) == empty).all()),

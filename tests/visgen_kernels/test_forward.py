@@ -1,4 +1,4 @@
-"""The forward kernel in Triton's interpreter against the float64 definition."""
+"""K1 and K2 in Triton's interpreter against the float64 definition and its autograd."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 
 from visgen_kernels import Axis, Causal, Sequence, SlidingWindow, Windows
 from visgen_kernels.attention.addressing import NotStrided, tokens_of
-from visgen_kernels.attention.launch import head_parts
+from visgen_kernels.attention.arguments import head_parts
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,13 @@ def test_outputs_are_within_twice_the_error_of_the_same_dtype(interpreted) -> No
         allowed = 2 * found["low"] + 2 * found["rounding"] + 2e-6
         assert found["error"] <= allowed, (name, found)
         assert found["contiguous"], name
+
+
+def test_gradients_are_within_three_times_the_error_of_the_same_dtype(interpreted) -> None:
+    for name, found in interpreted["errors"].items():
+        for which, one in found["gradients"].items():
+            # What is not written stays NaN, and NaN is not at most anything.
+            assert one["error"] <= 3 * one["low"] + 2 * one["rounding"] + 4e-6, (name, which, one)
 
 
 def test_the_log_sum_exp_is_float32_exact(interpreted) -> None:
