@@ -338,15 +338,15 @@ def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | No
 
     second = _needs_second_derivative(cell, config)
     try:
-        fault = unsupported(cell.attention, second_derivative=second) if cell.attention else None
+        fault = None
+        if cell.attention:
+            fault = unsupported(cell.attention, device=cell.device_type, second_derivative=second)
     except ValueError as error:
         raise SuiteError(f"{where}: attention: {error}") from error
     if config is None or not _uses_attention(config):
         return _with(cell, attention=None), None
     if cell.attention is None:
-        bias = bool(getattr(config, "position_bias", False))
-        chosen = resolve(cell.device_type, second_derivative=second, bias=bias)
-        return _with(cell, attention=chosen), None
+        return _with(cell, attention=resolve(cell.device_type)), None
     return cell, f"attention: {fault}" if fault else None
 
 

@@ -23,7 +23,8 @@ from visgen_kernels import (
     SlidingWindow,
     Windows,
 )
-from visgen_kernels.attention.launch import backward, forward
+from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.launch import backward_tiled, forward_tiled
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.reference import attention_reference
@@ -140,10 +141,13 @@ def run(
     factor = q[-1] ** -0.5 if scale is None else scale
     seed = SEED if dropout else None
     call = Call(layout, mask, table, size, shift, lengths, seed, factor, dropout)
-    out, lse = forward(call, queries, keys, values, TILE)
+    out, lse = forward_tiled(call, queries, keys, values, TILE)
     grad = draw(*out.shape).to(dtype)
     given = [queries, keys, values] + ([shift] if shift is not None else [])
-    gradients = backward(call, grad, out, lse, queries, keys, values, TILE, TILE)
+    needs = Needs(True, True, True, False, key_bias)
+    gradients = backward_tiled(
+        call, grad, out, lse, queries, keys, values, TILE, TILE, needs=needs, packed=False
+    )
 
     def reference(wanted: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         cast = [x.to(wanted) for x in given]
@@ -198,8 +202,8 @@ def hurt() -> dict[str, Any]:
     results = {}
     for mask in (Causal(), SlidingWindow(4), Blocks1d(8)):
         call = Call(Sequence(), mask, None, None, None, None, None, 0.25, 0.0)
-        out, _ = forward(call, q, k, v, TILE)
-        pure, _ = forward(call, q, k, clean, TILE)
+        out, _ = forward_tiled(call, q, k, v, TILE)
+        pure, _ = forward_tiled(call, q, k, clean, TILE)
         i, j = torch.arange(40)[:, None], torch.tensor([21, 30])
         sees = mask.visible(i, j).any(1)
         broken = ~out[0, :, 0].isfinite().all(1)
@@ -211,5 +215,6 @@ def hurt() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN: it must be written
     errors = {name: run(**arguments) for name, arguments in cases().items()}
     json.dump({"errors": errors, "hurt": hurt()}, sys.stdout)

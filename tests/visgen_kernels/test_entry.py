@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from visgen_kernels import (
-    Causal,
     ImplementationUnavailable,
     RelativePosition2d,
-    SlidingWindow,
     Windows,
     attention,
     resolve,
@@ -62,17 +60,12 @@ def test_sequences_of_queries_and_keys_must_be_as_many() -> None:
 
 def test_rule_that_picks_an_implementation() -> None:
     assert resolve("cpu") == "chunked"
-    assert resolve(torch.device("cpu"), second_derivative=True) == "chunked"
+    assert resolve(torch.device("cpu"), dtype=torch.float64) == "chunked"
     assert resolve("meta") == "reference"
-    assert resolve("cuda") == "sdpa"
-    assert resolve("cuda:1", mask=Causal()) == "sdpa"
-    assert resolve("cuda", second_derivative=True) == "chunked"
-    assert resolve("cuda", mask=Causal(2)) == "chunked"
-    assert resolve("cuda", mask=SlidingWindow(3)) == "chunked"
-    assert resolve("cuda", bias=True) == "chunked"
-    assert resolve("cuda", key_lengths=True) == "chunked"
-    assert resolve("cuda", key_bias=True) == "chunked"
-    assert resolve("cuda", dropout=0.1) == "chunked"
+    assert resolve("cuda") == "triton"
+    assert resolve("cuda:1", dtype=torch.bfloat16) == "triton"
+    assert resolve("cuda", dtype=torch.float64) == "chunked"
+    assert resolve("mps") == "chunked"
 
 
 def test_none_means_the_rule() -> None:
@@ -80,9 +73,25 @@ def test_none_means_the_rule() -> None:
     assert torch.equal(attention(qkv), attention(qkv, implementation="chunked"))
 
 
-def test_triton_is_named_as_missing() -> None:
-    with pytest.raises(ImplementationUnavailable, match="not there yet"):
+def test_triton_without_a_device_says_what_to_use() -> None:
+    with pytest.raises(ImplementationUnavailable, match='on cpu; use "chunked"'):
         attention(PACKED, implementation="triton")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": torch.float64}, "float32, bfloat16 and float16, got torch.float64"),
+        ({"head_dims": (257, 64)}, "up to 256, got 257"),
+        ({"head_dims": (64, 300)}, "up to 256, got 300"),
+        ({"device": "mps"}, "are on mps"),
+    ],
+)
+def test_triton_says_what_it_cannot_do(options: dict[str, Any], words: str) -> None:
+    reason = unsupported("triton", **{"device": "cuda", **options})
+    assert reason is not None
+    assert words in reason
+    assert '"chunked"' in reason
 
 
 @pytest.mark.parametrize(
@@ -98,13 +107,14 @@ def test_sdpa_says_what_it_cannot_do(options: dict[str, Any], words: str) -> Non
 
 
 def test_reasons_can_be_asked_for_beforehand() -> None:
-    assert unsupported("chunked", second_derivative=True, dropout=0.5, return_lse=True) is None
-    assert unsupported("reference", second_derivative=True) is None
-    assert unsupported("sdpa") is None
-    assert "second derivative" in str(unsupported("sdpa", second_derivative=True))
-    assert "not there yet" in str(unsupported("triton"))
+    everything = {"second_derivative": True, "dropout": 0.5, "return_lse": True}
+    assert unsupported("chunked", device="cpu", **everything) is None
+    assert unsupported("reference", device="cpu", second_derivative=True) is None
+    assert unsupported("triton", device="cuda", **everything) is None
+    assert unsupported("sdpa", device="cpu") is None
+    assert "second derivative" in str(unsupported("sdpa", device="cpu", second_derivative=True))
     with pytest.raises(ValueError, match="unknown attention implementation"):
-        unsupported("flash")
+        unsupported("flash", device="cpu")
 
 
 def test_scale_defaults_to_the_inverse_root_of_the_head_dimension() -> None:

@@ -9,6 +9,10 @@
 queries; nothing is added by atomics, so two runs give the same bits.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import partial

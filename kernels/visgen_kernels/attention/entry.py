@@ -12,12 +12,15 @@ from visgen_kernels.attention.op import call_attention
 from visgen_kernels.attention.problem import keeps_weights
 from visgen_kernels.attention.sdpa import attention_sdpa
 from visgen_kernels.biases import RelativePosition2d
+from visgen_kernels.launch import INTERPRETED
 from visgen_kernels.layouts import Layout, Sequence
-from visgen_kernels.masks import Causal, Full, Mask, SameGroup
+from visgen_kernels.masks import Full, Mask, SameGroup
 from visgen_kernels.masks import tensors as mask_tensors
 from visgen_kernels.reference import attention_reference
 
 IMPLEMENTATIONS = ("triton", "chunked", "sdpa", "reference")
+
+MAX_HEAD_DIM = 256
 
 _SEQUENCE, _FULL = Sequence(), Full()
 
@@ -26,44 +29,35 @@ class ImplementationUnavailable(NotImplementedError):
     """The implementation asked for cannot do this; the text says which can."""
 
 
-def resolve(
-    device: str | torch.device,
-    *,
-    second_derivative: bool = False,
-    mask: Mask = _FULL,
-    bias: bool = False,
-    key_lengths: bool = False,
-    key_bias: bool = False,
-    dropout: float = 0.0,
-) -> str:
-    """The implementation that `implementation=None` stands for.
+def resolve(device: str | torch.device, *, dtype: torch.dtype = torch.float32) -> str:
+    """The implementation that `implementation=None` stands for, whatever else is asked for.
 
     | device | answer |
     |---|---|
     | cpu | chunked |
     | meta | reference (shapes and FLOPs only) |
-    | others | sdpa for plain Full() or Causal() without a second derivative, else chunked |
+    | cuda (NVIDIA or ROCm) | triton; chunked for float64, which the kernels do not compute in |
+    | others | chunked |
     """
     kind = torch.device(device).type
-    if kind == "cpu":
-        return "chunked"
     if kind == "meta":
         return "reference"
-    plain = isinstance(mask, Full) or (isinstance(mask, Causal) and mask.group == 1)
-    extras = bias or key_lengths or key_bias or dropout > 0
-    return "sdpa" if plain and not extras and not second_derivative else "chunked"
+    return "triton" if kind == "cuda" and dtype != torch.float64 else "chunked"
 
 
 def unsupported(
     implementation: str,
     *,
+    device: str | torch.device,
+    dtype: torch.dtype = torch.float32,
+    head_dims: tuple[int, int] = (64, 64),
     second_derivative: bool = False,
     dropout: float = 0.0,
     return_lse: bool = False,
 ) -> str | None:
     """Why an implementation cannot do this, in one sentence; None if it can.
 
-    Raises ValueError for a name that does not exist.
+    head_dims: of q and k, and of v. Raises ValueError for a name that does not exist.
     """
     if implementation not in IMPLEMENTATIONS:
         near = get_close_matches(implementation, IMPLEMENTATIONS, n=1, cutoff=0.0)[0]
@@ -72,18 +66,41 @@ def unsupported(
             f"(there are {', '.join(IMPLEMENTATIONS)})."
         )
     if implementation == "triton":
-        return 'implementation "triton" is not there yet; use "chunked" or "sdpa".'
+        return _unsupported_triton(torch.device(device).type, dtype, head_dims)
     if implementation != "sdpa":
         return None
     if second_derivative:
         return (
             'implementation "sdpa" has no second derivative (only torch\'s MATH backend has one); '
-            'use "chunked".'
+            'use "chunked" or, on a GPU, "triton".'
         )
     if dropout:
-        return 'implementation "sdpa" draws its own dropout mask, which is not ours; use "chunked".'
+        return (
+            'implementation "sdpa" draws its own dropout mask, which is not ours; use "chunked" '
+            'or, on a GPU, "triton".'
+        )
     if return_lse:
-        return 'implementation "sdpa" does not return lse; use "chunked".'
+        return 'implementation "sdpa" does not return lse; use "chunked" or, on a GPU, "triton".'
+    return None
+
+
+def _unsupported_triton(kind: str, dtype: torch.dtype, head_dims: tuple[int, int]) -> str | None:
+    if kind not in ("cuda", "meta") and not (kind == "cpu" and INTERPRETED):
+        return (
+            f'implementation "triton" wants a CUDA or ROCm device, the tensors are on {kind}; use '
+            '"chunked" (on a CPU the kernels run in Triton\'s interpreter alone, slowly, if '
+            "TRITON_INTERPRET=1 is set before Python starts)."
+        )
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return (
+            f'implementation "triton" computes in float32, bfloat16 and float16, got {dtype}; '
+            'use "chunked".'
+        )
+    if max(head_dims) > MAX_HEAD_DIM:
+        return (
+            f'implementation "triton" holds head dimensions up to {MAX_HEAD_DIM}, got '
+            f'{max(head_dims)}; use "chunked", or more heads.'
+        )
     return None
 
 
@@ -156,7 +173,7 @@ def attention(
         scale: factor of q k^T; d ** -0.5 if None.
         dropout: probability of dropping a weight, 0 <= dropout < 1.
         seed: int64 tensor of one element; required if dropout > 0.
-        implementation: "chunked", "sdpa", "reference" or None (`resolve` decides).
+        implementation: "triton", "chunked", "sdpa", "reference" or None (`resolve` decides).
         return_lse: also return the log-sum-exp of the scores; it is not differentiable.
 
     Returns:
@@ -167,27 +184,30 @@ def attention(
         ValueError: shapes, strides or arguments that do not fit.
         ImplementationUnavailable: the implementation asked for cannot do this.
 
-    q, k, v, bias.table and key_bias have first and second derivatives in "chunked", first ones in
-    "sdpa", any in "reference". On the meta device every implementation gives shapes and FLOPs.
+    q, k, v, bias.table and key_bias have first and second derivatives in "triton" and "chunked",
+    first ones in "sdpa", any in "reference". On the meta device every implementation gives shapes
+    and FLOPs.
     """
     _check_tensors(q, k, v)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     _check_arguments(q, k, layout, mask, key_lengths, bias, key_bias, dropout, seed)
-    chosen = implementation
-    if chosen is None:
-        chosen = resolve(
-            q.device,
-            mask=mask,
-            bias=bias is not None,
-            key_lengths=key_lengths is not None,
-            key_bias=key_bias is not None,
-            dropout=dropout,
-        )
-    reason = unsupported(chosen, dropout=dropout, return_lse=return_lse)
+    chosen = implementation or resolve(q.device, dtype=q.dtype)
+    reason = unsupported(
+        chosen,
+        device=q.device,
+        dtype=q.dtype,
+        head_dims=(q.shape[-1], q.shape[-1] if v is None else v.shape[-1]),
+        dropout=dropout,
+        return_lse=return_lse,
+    )
     if reason is not None:
         raise ImplementationUnavailable(reason)
-    if chosen == "chunked" or q.is_meta:
-        keep = _needs_gradient(q, k, v, bias, key_bias) and _keeps(q, k, v, layout, mask)
+    if chosen in ("triton", "chunked") or q.is_meta:
+        keep = (
+            chosen == "chunked"
+            and _needs_gradient(q, k, v, bias, key_bias)
+            and _keeps(q, k, v, layout, mask)
+        )
         out, lse, _ = call_attention(
             q,
             k,

@@ -8,6 +8,10 @@ the loop over keys is cut into such tiles and the others. The head dimension com
 a power of two, so that 144 costs 128 + 16 and not 256.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import partial

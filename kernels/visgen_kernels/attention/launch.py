@@ -1,11 +1,16 @@
-"""The Triton implementation of attention: from a call to the launches of its kernels."""
+"""The Triton implementation of attention: from a call to the launches of its kernels.
+
+Same functions, arguments and results as `chunked` and `chunked_double`; nothing of size n x n is
+ever in memory. Sequences of at most 64 queries and keys go to K4, which holds them whole; the
+others to K1 (forward) and K2 (backward). Which tile is used is `tiles.tile_for`'s answer.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.arguments import scoring_of
+from visgen_kernels.attention.arguments import head_parts, scoring_of
 from visgen_kernels.attention.backward import (
     delta_launch,
     keys_launch,
@@ -14,10 +19,11 @@ from visgen_kernels.attention.backward import (
     queries_of,
 )
 from visgen_kernels.attention.forward import forward_launch
+from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.tile_lists import TileLists, tile_lists
-from visgen_kernels.attention.tiles import Tile
-from visgen_kernels.masks import BlockList, Blocks2d
+from visgen_kernels.attention.tiles import Tile, target_of, tile_for
+from visgen_kernels.masks import BlockList, Blocks2d, Causal, Full
 
 
 def lists_for(call: Call, q: Tensor, k: Tensor, tile: Tile, *, of_keys: bool) -> TileLists | None:
@@ -30,8 +36,34 @@ def lists_for(call: Call, q: Tensor, k: Tensor, tile: Tile, *, of_keys: bool) ->
     )
 
 
-def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+def is_plain(call: Call) -> bool:
+    """Whether a call's loops are few and short: causal or no mask, nothing added.
+
+    Other calls hold more in registers and have tiles of their own.
+    """
+    simple = isinstance(call.mask, Full | Causal)
+    added = call.table is not None or call.key_bias is not None
+    return simple and not added and not call.dropout
+
+
+def _tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
+    return tile_for(
+        kernel,
+        target_of(q.device),
+        head_parts(q.shape[-1]),
+        head_parts(v.shape[-1]),
+        size=q.dtype.itemsize,
+        plain=is_plain(call),
+    )
+
+
+def forward(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d_v) in q's dtype and log-sum-exp (b, *grid, h) in float32."""
+    return forward_tiled(call, q, k, v, _tile("forward", call, q, v))
+
+
+def forward_tiled(call: Call, q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+    """`forward` with K1 at a given tile."""
     out = q.new_empty((*q.shape[:-1], v.shape[-1]))
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
     x = scoring_of(call, q, k)
@@ -48,17 +80,67 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    *,
+    needs: Needs,
+    packed: bool,
+) -> list[Tensor]:
+    """Gradients of q, k, v, table, key bias: those needed, in this order, in their tensors' dtypes.
+
+    packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
+    """
+    of_queries, of_keys = (_tile(name, call, q, v) for name in ("queries", "keys"))
+    return backward_tiled(
+        call, grad, out, lse, q, k, v, of_queries, of_keys, needs=needs, packed=packed
+    )
+
+
+def backward_tiled(
+    call: Call,
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     of_queries: Tile,
     of_keys: Tile,
+    *,
+    needs: Needs,
+    packed: bool,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and, if the call has one, the key bias."""
+    """`backward` with K2 at given tiles."""
     x, delta = scoring_of(call, q, k), torch.empty_like(lse)
+    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    results, (dq, dk, dv) = gradient_memory((q, k, v), needs, packed)
+    dc = None
+    if needs.key_bias and call.key_bias is not None:
+        dc = torch.empty_like(call.key_bias, memory_format=torch.contiguous_format)
     delta_launch(call, x, grad, out, delta).run()
     queries, keys = queries_of(call, q, grad, lse, delta), keys_of(call, k, v)
-    dq, dk, dv = (torch.full_like(y, torch.nan) for y in (q, k, v))
-    dc = None if call.key_bias is None else torch.full_like(call.key_bias, torch.nan)
-    lists = lists_for(call, q, k, of_queries, of_keys=False)
-    queries_launch(call, x, lists, queries, keys, dq, of_queries).run()
-    lists = lists_for(call, q, k, of_keys, of_keys=True)
-    keys_launch(call, x, lists, queries, keys, dk, dv, dc, of_keys).run()
-    return [dq, dk, dv] + ([] if dc is None else [dc])
+    if needs.q:
+        lists = lists_for(call, q, k, of_queries, of_keys=False)
+        queries_launch(call, x, lists, queries, keys, dq, of_queries).run()
+    if needs.k or needs.v or dc is not None:
+        lists = lists_for(call, q, k, of_keys, of_keys=True)
+        keys_launch(call, x, lists, queries, keys, dk, dv, dc, of_keys).run()
+    if needs.table:
+        raise NotImplementedError
+    return [*results, *([] if dc is None else [dc])]
+
+
+def gradient_memory(
+    tensors: tuple[Tensor, Tensor, Tensor], needs: Needs, packed: bool
+) -> tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Memory for the gradients of q, k, v: the results to return, and where each is written.
+
+    packed: one tensor (b, *grid, 3, h, d), written through its three views.
+    """
+    if packed:
+        q = tensors[0]
+        whole = q.new_empty((*q.shape[:-2], 3, *q.shape[-2:]))
+        dq, dk, dv = whole.unbind(-3)
+        return ([whole] if needs.q else []), (dq, dk, dv)
+    # k and v come out of one kernel: what nobody asked for is written and dropped.
+    memory = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
+    wanted = zip(memory, (needs.q, needs.k, needs.v), strict=True)
+    return [x for x, needed in wanted if needed], (memory[0], memory[1], memory[2])

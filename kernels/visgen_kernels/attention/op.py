@@ -59,6 +59,10 @@ def _unpack(wanted: Sequence[bool], packed: bool) -> list[bool]:
 
 def _attention(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     call, q, k, v, _ = _call(inputs)
+    if inputs[16] == "triton":
+        from visgen_kernels.attention import launch  # imports Triton, which a CPU has no use for
+
+        return *launch.forward(call, q, k, v), q.new_empty(0, dtype=torch.float32)
     return chunked.forward(call, q, k, v, with_lse=inputs[14], keep=inputs[15])
 
 
@@ -71,7 +75,8 @@ def _attention_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         shape, k_shape = q.shape, k.shape
         out = q.new_empty((*shape[:-1], v.shape[-1]))
     dtype = _compute_dtype(q)
-    lse = q.new_empty(out.shape[:-1] if inputs[14] else (0,), dtype=dtype)
+    with_lse = inputs[14] or inputs[16] == "triton"  # whose backward passes read it
+    lse = q.new_empty(out.shape[:-1] if with_lse else (0,), dtype=dtype)
     scores = Geometry(layouts.decode(inputs[9]), shape, k_shape).scores if inputs[15] else (0,)
     return out, lse, q.new_empty(scores, dtype=dtype)
 
@@ -84,6 +89,10 @@ def _backward(grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any) 
     *inputs, wanted = rest
     call, q, k, v, packed = _call(tuple(inputs))
     needs = Needs(*_unpack(wanted, packed))
+    if inputs[16] == "triton":
+        from visgen_kernels.attention import launch
+
+        return launch.backward(call, grad, out, lse, q, k, v, needs=needs, packed=packed)
     return chunked.backward(call, grad, kept, q, k, v, needs=needs, packed=packed)
 
 
@@ -111,9 +120,26 @@ def _double_backward(
     parts = [next(pieces) if flag else None for flag in given]
     if packed and parts[0] is not None:
         parts[:3] = parts[0].unbind(-3)
+    given_parts, needs = Cotangents(*parts), Needs(*_unpack(wanted[1:], packed))
+    if inputs[16] == "triton":
+        from visgen_kernels.attention import launch
+
+        return launch.double_backward(
+            call,
+            given_parts,
+            grad,
+            out,
+            lse,
+            q,
+            k,
+            v,
+            needs_grad=wanted[0],
+            needs=needs,
+            packed=packed,
+        )
     return chunked_double.double_backward(
         call,
-        Cotangents(*parts),
+        given_parts,
         grad,
         out,
         kept,
@@ -121,7 +147,7 @@ def _double_backward(
         k,
         v,
         needs_grad=wanted[0],
-        needs=Needs(*_unpack(wanted[1:], packed)),
+        needs=needs,
         packed=packed,
     )
 

@@ -4,6 +4,10 @@ Queries that are not there, or that see nothing, are given lse = inf, which make
 without a mask.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import triton

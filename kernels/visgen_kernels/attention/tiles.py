@@ -1,8 +1,16 @@
-"""Which tile each kernel uses on each target."""
+"""Which tile each kernel uses on each target.
+
+The table was chosen with the static report (`make kernels` checks every entry): no spills, shared
+memory within the target's limit, no work repeated by several warps, and of what is left the fewest
+instructions per score. One table for all targets is not possible: nearly every tile that is clean
+on one of them spills on another.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -21,3 +29,37 @@ class Tile:
     def options(self) -> dict[str, int]:
         """What a launch passes to the compiler beside warps and stages."""
         return {"matrix_instr_nonkdim": 16} if self.narrow_mfma else {}
+
+
+def target_of(device: torch.device) -> str:
+    """The target whose tiles a device uses; in Triton's interpreter those of sm_90.
+
+    Compute capability 8.x uses the tiles of sm_80, 9.x of sm_90, 10.x and above of sm_100.
+
+    Raises:
+        ValueError: for a device that no target stands for.
+    """
+    if device.type == "cpu":
+        return "sm_90"
+    if torch.version.hip is not None:
+        return "gfx942"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise ValueError(
+            f"compute capability {major}.{minor}: the kernels want 8.0 or above (bf16 matrix "
+            'units); use implementation="chunked".'
+        )
+    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100")
+
+
+def tile_for(
+    kernel: str,
+    target: str,
+    parts: tuple[int, int],
+    value_parts: tuple[int, int],
+    *,
+    size: int,
+    plain: bool,
+) -> Tile:
+    """The tile of `forward`, `queries` or `keys`: head dimensions in parts, bytes of a number."""
+    return Tile(64, 64, 4, 2)

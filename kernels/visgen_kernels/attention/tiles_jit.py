@@ -5,6 +5,10 @@ has queries along its rows and keys along its columns; `flipped`, the other way 
 that walk over queries keep keys in the rows, which is where a product wants its left operand).
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import triton

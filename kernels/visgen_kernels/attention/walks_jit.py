@@ -4,6 +4,10 @@
 tile at `at` to a state (a tuple of tensors) and returns it; `whole`: all its scores are visible.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import triton
