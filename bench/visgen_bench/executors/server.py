@@ -28,12 +28,16 @@ PRELOADED = (
     "visgen_bench.worker",
     "visgen_bench.cells.performance",
     "visgen_bench.cells.quality",
+    "visgen_bench.cells.samples",
     "visgen_bench.cells.train",
     "visgen_bench.cells.workload",
+    "visgen_bench.extractors.judge",
+    "visgen_bench.extractors.lite0",
     "visgen_bench.metrics.evaluation",
     "visgen_bench.presets",
     "visgen.catalogue",
     "visgen.data",
+    "visgen.zoo",
 )
 
 
