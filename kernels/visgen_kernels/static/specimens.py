@@ -1,112 +1,195 @@
-"""The kernels of this package as the static report compiles them: types, constants, hints."""
+"""The kernels of this package as the static report compiles them: the launches of real calls.
+
+A layer's tensors lie on the meta device, and the launches are those that the op itself would make:
+strides, units, constants and hints are the production's by construction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from visgen_kernels.attention.forward import attention_forward
-from visgen_kernels.attention.launch import Tile, head_parts
-from visgen_kernels.masks import Full, Mask
-from visgen_kernels.static.compile import Compiled, Source, compile_source
+import torch
+
+from visgen_kernels.attention.arguments import (
+    Keys,
+    Queries,
+    Rows,
+    Scoring,
+    head_parts,
+    scoring_of,
+)
+from visgen_kernels.attention.backward import (
+    delta_launch,
+    keys_launch,
+    keys_of,
+    queries_launch,
+    queries_of,
+)
+from visgen_kernels.attention.forward import forward_launch
+from visgen_kernels.attention.launch import lists_for
+from visgen_kernels.attention.tile_lists import TileLists
+from visgen_kernels.attention.tiles import Tile
+from visgen_kernels.launch import Launch
+from visgen_kernels.shapes import Inputs, Shape
+from visgen_kernels.static.analysis import Specimen
+from visgen_kernels.static.passes import Passes, passes
 from visgen_kernels.static.plain_loop import plain_loop
-from visgen_kernels.static.targets import Target
+from visgen_kernels.static.work import MATHS, kernel_work, tile_flops
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A kernel with everything that the compiler is told.
+class Layer:
+    """A shape's tensors on the meta device, and what its kernels are given."""
 
-    Attributes:
-        function: A `triton.jit` function.
-        types: Type of every argument that is no constant: `*bf16`, `i32`, `fp32`, or a tuple.
-        constants: Values of the `tl.constexpr` arguments.
-        divisible: Arguments known to be multiples of 16 (bytes for pointers); an element of a tuple
-            is (name, place).
-        warps: Per block.
-        stages: Of the pipeliner.
-    """
+    shape: Shape
+    dtype: str = "bf16"
 
-    function: Any
-    types: Mapping[str, Any]
-    constants: Mapping[str, Any]
-    divisible: Sequence[str | tuple[str, int]] = ()
-    warps: int = 4
-    stages: int = 2
+    @cached_property
+    def inputs(self) -> Inputs:
+        """q, k, v."""
+        return self.shape.inputs(dtype=DTYPES[self.dtype])
 
+    @cached_property
+    def call(self) -> Any:
+        """The call."""
+        return self.shape.call(self.inputs)
 
-def compile_kernel(kernel: Kernel, target: Target) -> Compiled:
-    """Compile for a target and read the code back."""
-    names = list(kernel.function.arg_names)
-    signature = {name: kernel.types.get(name, "constexpr") for name in names}
-    constants = {(names.index(name),): value for name, value in kernel.constants.items()}
-    places = [(what,) if isinstance(what, str) else what for what in kernel.divisible]
-    hints = {(names.index(name), *rest): [["tt.divisibility", 16]] for name, *rest in places}
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
-    return compile_source(Source(kernel.function, signature, constants, hints, options), target)
+    @cached_property
+    def out(self) -> torch.Tensor:
+        """The output (b, *grid, h, d_v); its gradient looks alike."""
+        q = self.inputs.q
+        return q.new_empty((*q.shape[:-1], self.shape.d_v))
 
+    @cached_property
+    def row(self) -> torch.Tensor:
+        """A float32 number for every query: the log-sum-exp, delta."""
+        return self.inputs.q.new_empty(self.inputs.q.shape[:-1], dtype=torch.float32)
 
-_POINTERS = ("q", "k", "v", "out", "lse", "table", "key_bias")
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What decides the scores."""
+        return scoring_of(self.call, self.inputs.q, self.inputs.k)
 
+    @cached_property
+    def queries(self) -> Queries:
+        """The queries' side of the backward."""
+        return queries_of(self.call, self.inputs.q, self.out, self.row, self.row)
 
-def forward_kernel(
-    tile: Tile,
-    d: int,
-    *,
-    d_v: int | None = None,
-    dtype: str = "bf16",
-    mask: Mask | None = None,
-    bias: tuple[int, int] = (0, 0),
-    key_bias: bool = False,
-    key_lengths: bool = False,
-    dropout: bool = False,
-    inner: int = 1,
-    unit: int = 8,
-) -> Kernel:
-    """K1 for one head dimension. `unit` is what divides all strides; inner is a window's width."""
-    strides = ("i32",) * 6
-    types = {name: f"*{dtype}" for name in ("q", "k", "v", "out", "table")}
-    types |= {"lse": "*fp32", "key_bias": "*fp32", "key_lengths": "*i32", "seed": "*i64"}
-    types |= {f"{name}_strides": strides for name in ("q", "k", "v", "out", "lse")}
-    types |= {"sizes": ("i32", "i32"), "threshold": "i64", "scale": "fp32", "factor": "fp32"}
-    types |= {name: "i32" for name in ("heads", "n_q", "n_k", "padded_n_k")}
-    code = (*(mask or Full()).encode(), 0, 0)
-    (d0, d1), width = head_parts(d), d if d_v is None else d_v
-    dv0, dv1 = head_parts(width)
-    constants = {
-        "sign": 1,
-        "mask": code[0],
-        "mask_a": code[1],
-        "mask_b": code[2],
-        "bias_height": bias[0],
-        "bias_width": bias[1],
-        "has_key_bias": key_bias,
-        "has_lengths": key_lengths,
-        "dropout": dropout,
-        "d": d,
-        "d0": d0,
-        "d1": d1,
-        "dv": width,
-        "dv0": dv0,
-        "dv1": dv1,
-        "inner_q": inner,
-        "inner_k": inner,
-        "unit": unit,
-        "unit_out": unit,
-        "precision": "ieee",
-        "emulate": False,
-        "block_m": tile.block_m,
-        "block_n": tile.block_n,
-    }
-    hints = (*_POINTERS, "padded_n_k")
-    return Kernel(attention_forward, types, constants, hints, tile.warps, tile.stages)
+    @cached_property
+    def keys(self) -> Keys:
+        """The keys' side of the backward."""
+        return keys_of(self.call, self.inputs.k, self.inputs.v)
+
+    def lists(self, tile: Tile, *, of_keys: bool) -> TileLists | None:
+        """Lists of tiles, for masks that need them."""
+        return lists_for(self.call, self.inputs.q, self.inputs.k, tile, of_keys=of_keys)
 
 
-def plain_kernel(tile: Tile, d: int, *, dtype: str = "bf16") -> Kernel:
-    """The yardstick, at the same tile."""
-    types = {name: f"*{dtype}" for name in ("q", "k", "v", "out")}
-    types |= {"n": "i32", "scale": "fp32"}
+def _forward(layer: Layer, tile: Tile) -> Launch:
+    q, k, v = layer.inputs.q, layer.inputs.k, layer.inputs.v
+    lists = layer.lists(tile, of_keys=False)
+    return forward_launch(layer.call, layer.scoring, lists, q, k, v, layer.out, layer.row, tile)
+
+
+def _delta(layer: Layer, tile: Tile) -> Launch:
+    return delta_launch(layer.call, layer.scoring, layer.out, layer.out, layer.row)
+
+
+def _backward_queries(layer: Layer, tile: Tile) -> Launch:
+    lists = layer.lists(tile, of_keys=False)
+    dq = layer.inputs.q
+    return queries_launch(layer.call, layer.scoring, lists, layer.queries, layer.keys, dq, tile)
+
+
+def _backward_keys(layer: Layer, tile: Tile) -> Launch:
+    lists, dc = layer.lists(tile, of_keys=True), layer.call.key_bias
+    dk, dv = layer.inputs.k, layer.inputs.v
+    return keys_launch(
+        layer.call, layer.scoring, lists, layer.queries, layer.keys, dk, dv, dc, tile
+    )
+
+
+BUILDERS: Mapping[str, Callable[[Layer, Tile], Launch]] = {
+    "forward": _forward,
+    "delta": _delta,
+    "backward_queries": _backward_queries,
+    "backward_keys": _backward_keys,
+}
+
+
+def specimen(kernel: str, layer: Layer, tile: Tile) -> Specimen:
+    """One kernel of this package, for a layer, with a tile."""
+    shape, maths = layer.shape, MATHS[kernel]
+    launch = BUILDERS[kernel](layer, tile)
+    scores = flops = whole = None
+    masked = 0.0
+    if maths.scores:
+        scores = float(tile.block_m * tile.block_n)
+        flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
+        found = _passes(layer, tile, of_keys=maths.of_keys)
+        whole, masked = found.whole, found.masked
+    return Specimen(
+        kernel=kernel,
+        direction=maths.direction,
+        launch=launch,
+        tile={**asdict(tile), **launch.constants, "warps": launch.warps, "stages": launch.stages},
+        scores=scores,
+        flops=flops,
+        whole=whole,
+        masked=masked,
+        work=kernel_work(kernel, shape, itemsize=DTYPES[layer.dtype].itemsize),
+        widest=widest_access(launch),
+        dtype=layer.dtype,
+    )
+
+
+def _passes(layer: Layer, tile: Tile, *, of_keys: bool) -> Passes:
+    found = passes(layer.shape, tile.block_m, tile.block_n, of_keys=of_keys)
+    if layer.shape.key_lengths and not of_keys and layer.lists(tile, of_keys=False) is not None:
+        return Passes(found.programs, 0.0, found.whole + found.masked)
+    return found
+
+
+def widest_access(launch: Launch) -> int:
+    """Bytes of the widest access that the strides of all rows of numbers allow, at most 16."""
+    found = [16]
+
+    def look(value: Any) -> None:
+        if isinstance(value, Rows):
+            if value.d.value > 1:
+                found.append(value.unit.value * value.base.itemsize)
+        elif isinstance(value, tuple):
+            for part in value:
+                look(part)
+
+    look(launch.arguments)
+    return min(found)
+
+
+def plain_specimen(tile: Tile, d: int, *, n: int = 4096, heads: int = 64) -> Specimen:
+    """The yardstick at the same tile: attention with nothing that a real call needs."""
+    x = torch.empty(heads, n, d, device="meta", dtype=torch.bfloat16)
     constants = {"d": d, "block_m": tile.block_m, "block_n": tile.block_n}
-    hints = ("q", "k", "v", "out", "n")
-    return Kernel(plain_loop, types, constants, hints, tile.warps, tile.stages)
+    scores = float(tile.block_m * tile.block_n)
+    return Specimen(
+        kernel="plain_loop",
+        direction="forward",
+        launch=Launch(
+            plain_loop,
+            heads * n // tile.block_m,
+            (x, x, x, x, n, d**-0.5),
+            constants,
+            tile.warps,
+            tile.stages,
+            tile.options(),
+        ),
+        tile=asdict(tile),
+        scores=scores,
+        flops=2 * scores * 2 * d,
+        whole=n / tile.block_n,
+    )

@@ -1,0 +1,177 @@
+"""One kernel on one target: its static report, and what a model predicts for every device.
+
+The prediction is the largest of three: the least bytes at 0.9 of the bandwidth, the matrix FLOPs
+that the code executes at 0.8 of the peak (what real cards reach), and the issue model's cycles for
+all passes of all programs, in waves. It knows no latency, no cache and no launch: a ranking, right
+within 30 % at best, and no measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from visgen_kernels.launch import Launch
+from visgen_kernels.roofline import Device, Floor, Work, devices_of, floor
+from visgen_kernels.static.compile import compile_launch
+from visgen_kernels.static.cycles import Cycles, Launched, cycles, grid_cycles, launched
+from visgen_kernels.static.report import Counts, Report, report
+from visgen_kernels.static.targets import Target
+
+PRACTICAL_BANDWIDTH, PRACTICAL_MMA = 0.9, 0.8
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A launch, and what is known of it beside its code.
+
+    Attributes:
+        kernel: Short name, `forward`.
+        direction: `forward`, `backward`, `double_backward`; "" if it has none.
+        launch: What is compiled.
+        tile: What was chosen for it, by name: rows, warps, stages.
+        scores: That one pass of a main loop (without a loop: one program) computes; None: unknown.
+        flops: Matrix FLOPs such a pass needs.
+        whole: Passes of a program through the loop without masks, on average.
+        masked: Passes through the masking loop.
+        work: The least that the whole launch has to do; None: unknown.
+        widest: Bytes of the widest access that the strides allow.
+        dtype: Of the operands of matrix products.
+    """
+
+    kernel: str
+    direction: str
+    launch: Launch
+    tile: Mapping[str, int]
+    scores: float | None = None
+    flops: float | None = None
+    whole: float | None = None
+    masked: float = 0.0
+    work: Work | None = None
+    widest: int = 16
+    dtype: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one device; None with a reason where it says nothing.
+
+    Attributes:
+        device: Its id.
+        floor: Of the least work, and of the instructions that the code executes (`issue`).
+        cycles: Of one pass through the interior loop.
+        resident: Blocks that share a multiprocessor in it.
+        launched: Waves and tail.
+        seconds: Predicted time of the kernel.
+        reason: Why something is missing.
+    """
+
+    device: str
+    floor: Floor | None
+    cycles: Cycles | None
+    resident: int
+    launched: Launched | None
+    seconds: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A specimen on a target. The report's code text is dropped: it may be megabytes."""
+
+    specimen: Specimen
+    target: str
+    report: Report
+    predictions: tuple[Prediction, ...]
+
+
+def analyse(specimen: Specimen, target: Target) -> Analysis:
+    """Compile, read, predict.
+
+    Raises:
+        CompileFailed: if the compiler refuses the kernel.
+    """
+    compiled = compile_launch(specimen.launch, target)
+    found = report(compiled, scores=specimen.scores, flops=specimen.flops)
+    predictions = tuple(predict(specimen, found, device) for device in devices_of(target.name))
+    found = replace(found, compiled=replace(compiled, code=""))
+    return Analysis(specimen, target.name, found, predictions)
+
+
+def predict(specimen: Specimen, found: Report, device: Device) -> Prediction:
+    """The model's figures for one device."""
+    blocks = found.occupancy.blocks
+    body = _cycles(found, found.interior.counts, specimen, device)
+    stretches = _stretches(specimen, found, device)
+    reason = "" if specimen.work else "the least work of this kernel is not known"
+    if blocks < 1:
+        reason = f"no block fits on a multiprocessor ({found.occupancy.limiter})"
+    elif stretches is None:
+        reason = "how often a program runs its loop is not known"
+    if blocks < 1 or stretches is None:
+        known = None if specimen.work is None else floor(specimen.work, device, specimen.dtype)
+        return Prediction(device.id, known, body, blocks, None, None, reason)
+    programs = specimen.launch.programs
+    issue = device.units * device.clock  # cycles a second of all multiprocessors
+    executed = sum(times * part.pipes["mma"] for part, times in stretches) * programs / issue
+    slots = sum(times * part.pipes["issue"] for part, times in stretches) * programs / issue
+    seconds = [
+        grid_cycles(programs, blocks, device, stretches) / device.clock,
+        executed / PRACTICAL_MMA,
+    ]
+    least = None
+    if specimen.work is not None:
+        instructions = slots * device.per_second("issue")
+        work = replace(specimen.work, instructions=instructions)
+        least = floor(work, device, specimen.dtype)
+        seconds.append(least.seconds["bytes"] / PRACTICAL_BANDWIDTH)
+    return Prediction(
+        device=device.id,
+        floor=least,
+        cycles=body,
+        resident=blocks,
+        launched=launched(programs, blocks, device),
+        seconds=max(seconds),
+        reason=reason,
+    )
+
+
+def _stretches(
+    specimen: Specimen, found: Report, device: Device
+) -> list[tuple[Cycles, float]] | None:
+    """Stretches of code with how often a program runs each; None if that is unknown."""
+    if not found.loops:
+        return [(_cycles(found, found.whole.counts, specimen, device), 1.0)]
+    if specimen.whole is None:
+        return None
+    rest = found.whole.counts
+    for loop in found.loops:
+        rest = _without(rest, loop.counts)
+    masked = found.boundary or found.interior
+    once = _cycles(found, rest, None, device)
+    return [
+        (once, 1.0),
+        (_cycles(found, found.interior.counts, specimen, device), specimen.whole),
+        (_cycles(found, masked.counts, specimen, device), specimen.masked),
+    ]
+
+
+def _cycles(found: Report, counts: Counts, specimen: Specimen | None, device: Device) -> Cycles:
+    flops, dtype = (None, "bf16") if specimen is None else (specimen.flops, specimen.dtype)
+    return cycles(counts, found.compiled, device, flops=flops, dtype=dtype)
+
+
+def _without(counts: Counts, part: Counts) -> Counts:
+    """What is left of a stretch of code when a part of it is taken out."""
+    pipes = {name: n - part.pipes.get(name, 0) for name, n in counts.pipes.items()}
+    flops = None
+    if counts.matrix_flops is not None and part.matrix_flops is not None:
+        flops = counts.matrix_flops - part.matrix_flops
+    return replace(
+        counts,
+        total=counts.total - part.total,
+        pipes=pipes,
+        matrix_flops=flops,
+        exponentials=counts.exponentials - part.exponentials,
+        shared=counts.shared - part.shared,
+    )

@@ -1,0 +1,117 @@
+"""What the package's kernels cost on four targets, read from their machine code.
+
+Compiles in this process, where Triton's interpreter is off.
+"""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+
+from visgen_kernels.attention.tiles import Tile
+from visgen_kernels.masks import Blocks1d, Causal, Full, Mask, SlidingWindow
+from visgen_kernels.shapes import SHAPES, Shape
+from visgen_kernels.static.compile import compile_launch
+from visgen_kernels.static.report import Report, report
+from visgen_kernels.static.specimens import Layer, plain_specimen, specimen
+from visgen_kernels.static.targets import TARGETS
+
+TILES = {
+    ("sm_80", 64): Tile(64, 64, 4, 2),
+    ("sm_90", 64): Tile(64, 64, 4, 2),
+    ("sm_90", 128): Tile(128, 64, 8, 2),
+    ("sm_100", 64): Tile(64, 64, 4, 2),
+    ("gfx942", 64): Tile(128, 64, 4, 2),
+}
+
+
+def layer(d: int, mask: Callable[[], Mask] = Full, *, lengths: bool = False) -> Shape:
+    """1024 tokens, packed."""
+    return Shape(
+        id="x", what="", batch=8, grid=(1024,), heads=4, d=d, mask=mask, key_lengths=lengths
+    )
+
+
+@functools.cache
+def read(kernel: str, shape: Shape, target: str) -> Report:
+    found = specimen(kernel, Layer(shape), TILES[target, shape.d])
+    compiled = compile_launch(found.launch, TARGETS[target])
+    return report(compiled, scores=found.scores, flops=found.flops)
+
+
+def instructions(found: Report) -> float:
+    """Of the loop over whole tiles, for each score."""
+    assert found.interior.instructions is not None
+    return found.interior.instructions
+
+
+def is_clean(found: Report) -> None:
+    """No spills, fits, matrix units, no repeated work."""
+    assert found.compiled.stack == 0
+    assert not found.compiled.spilled
+    assert found.whole.counts.local == 0
+    assert found.compiled.fits
+    assert found.occupancy.blocks >= 1
+    assert found.whole.counts.matrix
+    assert found.whole.counts.atomics == 0
+    for loop in found.loops:
+        assert loop.exponentials is not None
+        assert loop.exponentials <= 1.1
+        assert loop.mma_ratio in (None, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(("target", "d"), list(TILES))
+def test_k1_uses_matrix_units_without_spills_or_repeated_work(target: str, d: int) -> None:
+    found = read("forward", layer(d), target)
+    is_clean(found)
+    assert len(found.loops) == 2  # whole tiles, and the last one
+    share = found.whole.counts.wide_share(16)
+    assert share is not None
+    assert share >= (0.9 if target != "gfx942" else 0.8)  # there, half of the stores are 8 bytes
+
+
+@pytest.mark.parametrize(("target", "d"), [("sm_80", 64), ("sm_90", 64), ("sm_90", 128)])
+def test_k1_costs_at_most_a_tenth_more_than_the_plain_loop(target: str, d: int) -> None:
+    yardstick = plain_specimen(TILES[target, d], d)
+    compiled = compile_launch(yardstick.launch, TARGETS[target])
+    plain = report(compiled, scores=yardstick.scores, flops=yardstick.flops)
+    own = read("forward", layer(d), target)
+    assert plain.compiled.stack == own.compiled.stack == 0
+    assert instructions(own) <= 1.10 * instructions(plain)
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [
+        layer(64, Causal),
+        layer(64, lambda: SlidingWindow(32, 1)),
+        layer(64, lambda: Blocks1d(256)),
+        layer(64, lengths=True),
+    ],
+    ids=lambda shape: shape.extras,
+)
+def test_masks_are_free_in_whole_tiles(masked: Shape) -> None:
+    found = read("forward", masked, "sm_90")
+    is_clean(found)
+    assert instructions(found) <= 1.10 * instructions(read("forward", layer(64), "sm_90"))
+
+
+def test_the_position_bias_is_cheap() -> None:
+    found = read("forward", SHAPES["G4"], "sm_90")
+    assert instructions(found) <= 1.35 * instructions(read("forward", layer(64), "sm_90"))
+
+
+def test_wgmma_is_what_hopper_multiplies_with() -> None:
+    found = read("forward", layer(64), "sm_90")
+    assert all(mnemonic.startswith("HGMMA") for mnemonic in found.whole.counts.matrix)
+
+
+def test_a_head_stride_that_is_no_multiple_of_16_keeps_loads_wide() -> None:
+    found = specimen("forward", Layer(layer(72)), Tile(64, 64, 4, 2))
+    accesses = report(compile_launch(found.launch, TARGETS["sm_90"])).whole.counts.accesses
+    assert {access.width for access in accesses} == {16, 4}  # 4: the log-sum-exp, a number a row
+
+
+@pytest.mark.parametrize("kernel", ["backward_queries", "backward_keys"])
+def test_k2_uses_matrix_units_without_spills_or_repeated_work(kernel: str) -> None:
+    is_clean(read(kernel, layer(64), "sm_90"))
