@@ -22,17 +22,17 @@ PRACTICAL_BANDWIDTH, PRACTICAL_MMA = 0.9, 0.8
 
 
 @dataclass(frozen=True)
-class Specimen:
-    """A launch, and what is known of it beside its code.
+class Facts:
+    """What is known of a launch beside its code.
 
     Attributes:
         kernel: Short name, `forward`.
         direction: `forward`, `backward`, `double_backward`; "" if it has none.
-        launch: What is compiled.
+        programs: Size of the grid.
         tile: What was chosen for it, by name: rows, warps, stages.
         scores: That one pass of a main loop (without a loop: one program) computes; None: unknown.
         flops: Matrix FLOPs such a pass needs.
-        whole: Passes of a program through the loop without masks, on average.
+        whole: Passes of a program through the loop without masks, on average; None: unknown.
         masked: Passes through the masking loop.
         work: The least that the whole launch has to do; None: unknown.
         widest: Bytes of the widest access that the strides allow.
@@ -41,7 +41,7 @@ class Specimen:
 
     kernel: str
     direction: str
-    launch: Launch
+    programs: int
     tile: Mapping[str, int]
     scores: float | None = None
     flops: float | None = None
@@ -50,6 +50,14 @@ class Specimen:
     work: Work | None = None
     widest: int = 16
     dtype: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A launch and its facts."""
+
+    launch: Launch
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A specimen on a target. The report's code text is dropped: it may be megabytes."""
+    """What was found; plain data, without the code's text, which may be megabytes."""
 
-    specimen: Specimen
+    facts: Facts
     target: str
     report: Report
     predictions: tuple[Prediction, ...]
@@ -91,39 +99,40 @@ def analyse(specimen: Specimen, target: Target) -> Analysis:
     Raises:
         CompileFailed: if the compiler refuses the kernel.
     """
+    facts = specimen.facts
     compiled = compile_launch(specimen.launch, target)
-    found = report(compiled, scores=specimen.scores, flops=specimen.flops)
-    predictions = tuple(predict(specimen, found, device) for device in devices_of(target.name))
+    found = report(compiled, scores=facts.scores, flops=facts.flops)
+    predictions = tuple(predict(facts, found, device) for device in devices_of(target.name))
     found = replace(found, compiled=replace(compiled, code=""))
-    return Analysis(specimen, target.name, found, predictions)
+    return Analysis(facts, target.name, found, predictions)
 
 
-def predict(specimen: Specimen, found: Report, device: Device) -> Prediction:
+def predict(facts: Facts, found: Report, device: Device) -> Prediction:
     """The model's figures for one device."""
     blocks = found.occupancy.blocks
-    body = _cycles(found, found.interior.counts, specimen, device)
-    stretches = _stretches(specimen, found, device)
-    reason = "" if specimen.work else "the least work of this kernel is not known"
+    body = _cycles(found, found.interior.counts, facts, device)
+    stretches = _stretches(facts, found, device)
+    reason = "" if facts.work else "the least work of this kernel is not known"
     if blocks < 1:
         reason = f"no block fits on a multiprocessor ({found.occupancy.limiter})"
     elif stretches is None:
         reason = "how often a program runs its loop is not known"
     if blocks < 1 or stretches is None:
-        known = None if specimen.work is None else floor(specimen.work, device, specimen.dtype)
+        known = None if facts.work is None else floor(facts.work, device, facts.dtype)
         return Prediction(device.id, known, body, blocks, None, None, reason)
-    programs = specimen.launch.programs
-    issue = device.units * device.clock  # cycles a second of all multiprocessors
-    executed = sum(times * part.pipes["mma"] for part, times in stretches) * programs / issue
-    slots = sum(times * part.pipes["issue"] for part, times in stretches) * programs / issue
+    programs = facts.programs
+    share = programs / (device.units * device.clock)  # seconds for a cycle of every program
+    executed = sum(times * part.pipes["mma"] for part, times in stretches) * share
+    slots = sum(times * part.pipes["issue"] for part, times in stretches) * share
     seconds = [
         grid_cycles(programs, blocks, device, stretches) / device.clock,
         executed / PRACTICAL_MMA,
     ]
     least = None
-    if specimen.work is not None:
+    if facts.work is not None:
         instructions = slots * device.per_second("issue")
-        work = replace(specimen.work, instructions=instructions)
-        least = floor(work, device, specimen.dtype)
+        work = replace(facts.work, instructions=instructions)
+        least = floor(work, device, facts.dtype)
         seconds.append(least.seconds["bytes"] / PRACTICAL_BANDWIDTH)
     return Prediction(
         device=device.id,
@@ -136,13 +145,11 @@ def predict(specimen: Specimen, found: Report, device: Device) -> Prediction:
     )
 
 
-def _stretches(
-    specimen: Specimen, found: Report, device: Device
-) -> list[tuple[Cycles, float]] | None:
+def _stretches(facts: Facts, found: Report, device: Device) -> list[tuple[Cycles, float]] | None:
     """Stretches of code with how often a program runs each; None if that is unknown."""
     if not found.loops:
-        return [(_cycles(found, found.whole.counts, specimen, device), 1.0)]
-    if specimen.whole is None:
+        return [(_cycles(found, found.whole.counts, facts, device), 1.0)]
+    if facts.whole is None:
         return None
     rest = found.whole.counts
     for loop in found.loops:
@@ -151,13 +158,13 @@ def _stretches(
     once = _cycles(found, rest, None, device)
     return [
         (once, 1.0),
-        (_cycles(found, found.interior.counts, specimen, device), specimen.whole),
-        (_cycles(found, masked.counts, specimen, device), specimen.masked),
+        (_cycles(found, found.interior.counts, facts, device), facts.whole),
+        (_cycles(found, masked.counts, facts, device), facts.masked),
     ]
 
 
-def _cycles(found: Report, counts: Counts, specimen: Specimen | None, device: Device) -> Cycles:
-    flops, dtype = (None, "bf16") if specimen is None else (specimen.flops, specimen.dtype)
+def _cycles(found: Report, counts: Counts, facts: Facts | None, device: Device) -> Cycles:
+    flops, dtype = (None, "bf16") if facts is None else (facts.flops, facts.dtype)
     return cycles(counts, found.compiled, device, flops=flops, dtype=dtype)
 
 

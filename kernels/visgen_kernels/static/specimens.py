@@ -7,7 +7,7 @@ strides, units, constants and hints are the production's by construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +33,9 @@ from visgen_kernels.attention.launch import lists_for
 from visgen_kernels.attention.tile_lists import TileLists
 from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.launch import Launch
+from visgen_kernels.roofline import attention_work
 from visgen_kernels.shapes import Inputs, Shape
-from visgen_kernels.static.analysis import Specimen
+from visgen_kernels.static.analysis import Facts, Specimen
 from visgen_kernels.static.passes import Passes, passes
 from visgen_kernels.static.plain_loop import plain_loop
 from visgen_kernels.static.work import MATHS, kernel_work, tile_flops
@@ -133,11 +134,11 @@ def specimen(kernel: str, layer: Layer, tile: Tile) -> Specimen:
         flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
         found = _passes(layer, tile, of_keys=maths.of_keys)
         whole, masked = found.whole, found.masked
-    return Specimen(
+    facts = Facts(
         kernel=kernel,
         direction=maths.direction,
-        launch=launch,
-        tile={**asdict(tile), **launch.constants, "warps": launch.warps, "stages": launch.stages},
+        programs=launch.programs,
+        tile=_tile_of(launch),
         scores=scores,
         flops=flops,
         whole=whole,
@@ -146,6 +147,13 @@ def specimen(kernel: str, layer: Layer, tile: Tile) -> Specimen:
         widest=widest_access(launch),
         dtype=layer.dtype,
     )
+    return Specimen(launch, facts)
+
+
+def _tile_of(launch: Launch) -> dict[str, int]:
+    """What was chosen: the rows of both sides, warps, stages, options."""
+    rows = {name: n for name, n in launch.constants.items() if name.startswith("block")}
+    return {**rows, "warps": launch.warps, "stages": launch.stages, **launch.options}
 
 
 def _passes(layer: Layer, tile: Tile, *, of_keys: bool) -> Passes:
@@ -176,20 +184,23 @@ def plain_specimen(tile: Tile, d: int, *, n: int = 4096, heads: int = 64) -> Spe
     x = torch.empty(heads, n, d, device="meta", dtype=torch.bfloat16)
     constants = {"d": d, "block_m": tile.block_m, "block_n": tile.block_n}
     scores = float(tile.block_m * tile.block_n)
-    return Specimen(
+    launch = Launch(
+        plain_loop,
+        heads * n // tile.block_m,
+        (x, x, x, x, n, d**-0.5),
+        constants,
+        tile.warps,
+        tile.stages,
+        tile.options(),
+    )
+    facts = Facts(
         kernel="plain_loop",
         direction="forward",
-        launch=Launch(
-            plain_loop,
-            heads * n // tile.block_m,
-            (x, x, x, x, n, d**-0.5),
-            constants,
-            tile.warps,
-            tile.stages,
-            tile.options(),
-        ),
-        tile=asdict(tile),
+        programs=launch.programs,
+        tile=_tile_of(launch),
         scores=scores,
         flops=2 * scores * 2 * d,
         whole=n / tile.block_n,
+        work=attention_work(heads, n, n, d, d, n * n),
     )
+    return Specimen(launch, facts)

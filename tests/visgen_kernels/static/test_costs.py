@@ -36,7 +36,7 @@ def layer(d: int, mask: Callable[[], Mask] = Full, *, lengths: bool = False) -> 
 def read(kernel: str, shape: Shape, target: str) -> Report:
     found = specimen(kernel, Layer(shape), TILES[target, shape.d])
     compiled = compile_launch(found.launch, TARGETS[target])
-    return report(compiled, scores=found.scores, flops=found.flops)
+    return report(compiled, scores=found.facts.scores, flops=found.facts.flops)
 
 
 def instructions(found: Report) -> float:
@@ -74,7 +74,7 @@ def test_k1_uses_matrix_units_without_spills_or_repeated_work(target: str, d: in
 def test_k1_costs_at_most_a_tenth_more_than_the_plain_loop(target: str, d: int) -> None:
     yardstick = plain_specimen(TILES[target, d], d)
     compiled = compile_launch(yardstick.launch, TARGETS[target])
-    plain = report(compiled, scores=yardstick.scores, flops=yardstick.flops)
+    plain = report(compiled, scores=yardstick.facts.scores, flops=yardstick.facts.flops)
     own = read("forward", layer(d), target)
     assert plain.compiled.stack == own.compiled.stack == 0
     assert instructions(own) <= 1.10 * instructions(plain)

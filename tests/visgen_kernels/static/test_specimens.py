@@ -20,7 +20,7 @@ def test_every_layer_can_be_launched_on_every_target(shape: Shape) -> None:
     layer = Layer(shape)
     for kernel in BUILDERS:
         found = specimen(kernel, layer, TILE)
-        assert found.launch.programs > 0
+        assert found.facts.programs == found.launch.programs > 0
         for target in TARGETS.values():
             source = source_of(found.launch, target)
             assert source.options["num_warps"] == 4
@@ -30,23 +30,23 @@ def test_programs_and_passes_cover_all_scores() -> None:
     layer = Layer(SHAPES["P1"])
     for kernel in ("forward", "backward_queries", "backward_keys"):
         found = specimen(kernel, layer, TILE)
-        assert found.scores == 64 * 32
-        assert found.whole is not None
-        computed = found.launch.programs * (found.whole + found.masked) * 64 * 32
+        assert found.facts.scores == 64 * 32
+        assert found.facts.whole is not None
+        computed = found.launch.programs * (found.facts.whole + found.facts.masked) * 64 * 32
         needed = SHAPES["P1"].pairs * SHAPES["P1"].score_matrices
         assert needed <= computed <= 1.05 * needed
 
 
 def test_flops_of_a_tile_count_padded_head_dimensions() -> None:
     found = specimen("forward", Layer(SHAPES["P1"]), TILE)  # 144 = 128 + 16
-    assert found.flops == 2 * 64 * 32 * 2 * 144
+    assert found.facts.flops == 2 * 64 * 32 * 2 * 144
     found = specimen("backward_keys", Layer(SHAPES["C2"]), TILE)  # d_v 60 becomes 64
-    assert found.flops == 2 * 64 * 32 * (2 * 144 + 2 * 64)
+    assert found.facts.flops == 2 * 64 * 32 * (2 * 144 + 2 * 64)
 
 
 @pytest.mark.parametrize(("id", "widest"), [("W1", 16), ("D1", 16), ("G6", 8), ("S2", 4)])
 def test_the_widest_access_is_what_head_strides_allow(id: str, widest: int) -> None:
-    assert specimen("forward", Layer(SHAPES[id]), TILE).widest == widest
+    assert specimen("forward", Layer(SHAPES[id]), TILE).facts.widest == widest
 
 
 def test_vectors_do_not_make_rows_narrow() -> None:
