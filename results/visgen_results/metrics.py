@@ -172,7 +172,62 @@ _FAULTS = (
     ),
 )
 
-_NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS)
+# Of one kernel on one target. `phase` says of what: `code` is the whole machine code, `interior`
+# and `boundary` are its main loops, `interior/fma` is a pipe in one, `h100-sxm` is a device,
+# `h100-sxm/mma` a limit of it. What a model says carries predicted=true.
+_KERNELS = (
+    MetricInfo("registers", "registers", "1", NEITHER, "registers of a thread", exact=True),
+    MetricInfo(
+        "stack", "stack", "B", DOWN, "local memory of a thread; above 0: spills", exact=True
+    ),
+    MetricInfo("spilled_registers", "spilled registers", "1", DOWN, "as AMD says it", exact=True),
+    MetricInfo(
+        "local_accesses", "local accesses", "1", DOWN, "loads and stores of spills", exact=True
+    ),
+    MetricInfo("shared_memory", "shared memory", "B", NEITHER, "of one block", exact=True),
+    MetricInfo(
+        "shared_memory_free", "shared memory left", "B", UP, "below 0: does not fit", exact=True
+    ),
+    MetricInfo("resident_blocks", "resident blocks", "1", UP, "of one multiprocessor", exact=True),
+    MetricInfo(
+        "occupancy", "occupancy", "1", UP, "resident warps of the most that fit", exact=True
+    ),
+    MetricInfo("instructions", "instructions", "1", DOWN, "one warp's, each once", exact=True),
+    MetricInfo(
+        "matrix_instructions", "matrix instructions", "1", NEITHER, "one warp's", exact=True
+    ),
+    MetricInfo("exp_instructions", "exponentials", "1", NEITHER, "one warp's", exact=True),
+    MetricInfo("atomics", "atomics", "1", DOWN, "0: sums have a fixed order", exact=True),
+    MetricInfo(
+        "bulk_copies", "bulk copies", "1", NEITHER, "by the tensor memory accelerator", exact=True
+    ),
+    MetricInfo(
+        "wide_share", "wide accesses", "1", UP, "bytes moved as wide as strides allow", exact=True
+    ),
+    MetricInfo(
+        "instructions_per_score", "instructions/score", "1", DOWN, "lanes', of a loop", exact=True
+    ),
+    MetricInfo("exp_per_score", "exp/score", "1", DOWN, "above 1.1: repeated work", exact=True),
+    MetricInfo(
+        "repeated_work",
+        "repeated work",
+        "1",
+        DOWN,
+        "matrix FLOPs of a loop over needed",
+        exact=True,
+    ),
+    MetricInfo("programs", "programs", "1", NEITHER, "size of the grid", exact=True),
+    MetricInfo("passes", "passes", "1", NEITHER, "of a program through a loop, mean", exact=True),
+    MetricInfo("bytes_least", "least bytes", "B", NEITHER, "every tensor moved once", exact=True),
+    MetricInfo("exp_least", "least exponentials", "1", NEITHER, "one a visible score", exact=True),
+    MetricInfo("cycles_per_pass", "cycles/pass", "cycle", DOWN, "issue model, of one block"),
+    MetricInfo("floor_time", "floor", "s", DOWN, "what the binding limit takes"),
+    MetricInfo("predicted_time", "predicted", "s", DOWN, "model of the kernel's time"),
+    MetricInfo("waves", "waves", "1", NEITHER, "fillings of the device"),
+    MetricInfo("tail", "tail", "1", DOWN, "share of places of the waves left empty"),
+)
+
+_NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS, *_KERNELS)
 METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_NOT_QUALITY)}
 QUALITY = tuple(m.name for m in _QUALITY)
 NOT_QUALITY = frozenset(m.name for m in _NOT_QUALITY)

@@ -28,6 +28,15 @@ def test_seconds_and_bytes_are_the_only_units_of_time_and_memory() -> None:
     assert not units & {"ms", "us", "MB", "MiB", "GB", "kB", "min"}
 
 
+def test_kernels_have_figures_of_their_code_and_of_the_model() -> None:
+    for name in ("registers", "stack", "occupancy", "instructions_per_score", "repeated_work"):
+        assert metrics.info(name).exact
+    for name in ("floor_time", "predicted_time"):
+        assert metrics.info(name).unit == "s"
+        assert not metrics.info(name).exact
+    assert "registers" in metrics.NOT_QUALITY
+
+
 def test_proxies_are_marked_and_published_names_are_not() -> None:
     proxies = {name for name, entry in metrics.METRICS.items() if entry.proxy}
     assert proxies == {"fd_lite0", "kid_lite0", "fvd_lite0_frames"}
