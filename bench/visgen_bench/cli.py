@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visgen_bench.errors import UsageError, usage_errors
+from visgen_bench.kernels_command import kernels_app
 
 if TYPE_CHECKING:
     from visgen_bench.plan import Options, Plan
@@ -35,6 +36,7 @@ results_app = typer.Typer(
     help="Query and tend result tables.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(results_app, name="results")
+app.add_typer(kernels_app, name="kernels")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Out = Annotated[
@@ -359,12 +361,6 @@ def fetch(
 def convert() -> None:
     """Published checkpoints to our weight files (not built yet)."""
     raise UsageError("convert is not built yet; weights are read from .safetensors files")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def kernels() -> None:
-    """Static reports and timings of single kernels (not built yet)."""
-    raise UsageError("kernels is not built yet; performance cells time whole models")
 
 
 @app.command()
