@@ -7,7 +7,9 @@ from them (which strides and pointers are multiples of 16, which integers are 1)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +47,10 @@ class Launch:
 
     def run(self) -> None:
         """Run it on the tensors' device; an empty grid does nothing."""
+        recording = _RECORDING.get()
+        if recording is not None:
+            recording[1].append(self)
+            return
         if self.programs == 0:
             return
         self.kernel[(self.programs,)](
@@ -54,3 +60,23 @@ class Launch:
             num_warps=self.warps,
             num_stages=self.stages,
         )
+
+
+_RECORDING: ContextVar[tuple[str, list[Launch]] | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def recorded(target: str) -> Iterator[list[Launch]]:
+    """What calls on meta tensors would launch on a target, such as `sm_90`; nothing is run."""
+    launches: list[Launch] = []
+    token = _RECORDING.set((target, launches))
+    try:
+        yield launches
+    finally:
+        _RECORDING.reset(token)
+
+
+def recorded_target() -> str | None:
+    """The target that launches are recorded for; None outside of `recorded`."""
+    recording = _RECORDING.get()
+    return None if recording is None else recording[0]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from visgen_kernels.launch import recorded_target
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -39,6 +41,8 @@ def target_of(device: torch.device) -> str:
     Raises:
         ValueError: for a device that no target stands for.
     """
+    if (target := recorded_target()) is not None:
+        return target
     if device.type == "cpu":
         return "sm_90"
     if torch.version.hip is not None:
