@@ -332,6 +332,27 @@ def test_an_included_file_that_cannot_be_used_is_named(bench, content: str, says
     assert says in str(caught.value)
 
 
+def test_an_estimate_of_memory_grows_with_the_batch(bench) -> None:
+    from visgen_bench.plan import plan
+
+    sampling = performance(model="dcgan-cifar10", batch=[1, 2, 65])
+    steps = performance(model="dcgan-cifar10", phase=["d_step", "g_step"], batch=32)
+    scored = quality(model="dcgan-digits8-tiny", batch=1, weights="untrained")
+    trained = TRAIN + TRAIN.replace("batch = 4", "batch = 64")
+    text = sampling + steps + scored + scored.replace("batch = 1", "batch = 500") + trained
+    made = bench.plan(text)
+    found = [c.estimate for c in plan(made.suite, made.options, estimate=True).cells]
+    one, two, many, d_step, g_step, few, lots, short, long = [e.memory or 0 for e in found]
+    assert many - one == pytest.approx(64 * (two - one), rel=0.02) != 0
+    assert many < d_step  # the same batch or less, but every layer's input waits for its gradient
+    assert many < g_step
+    assert few < lots
+    assert short < long
+    assert {e.basis for e in found} == {
+        "model: 10 GFLOP/s a core, weights and live tensors of one batch"
+    }
+
+
 def test_estimates_say_what_they_rest_on(bench) -> None:
     from visgen_bench.plan import plan
 
