@@ -1,7 +1,8 @@
 """The kernels of this package as the static report compiles them: the launches of real calls.
 
-A layer's tensors lie on the meta device, and the launches are those that the op itself would make:
-strides, units, constants and hints are the production's by construction.
+A layer's tensors lie on the meta device, the op's own implementation is called on them, and what it
+would launch is recorded: kernels, tiles, strides, constants and hints are the production's by
+construction. What a launch computes beside its code (`Facts`) follows from its constants.
 """
 
 from __future__ import annotations
@@ -13,39 +14,32 @@ from typing import Any
 
 import torch
 
-from visgen_kernels.attention.arguments import (
-    Keys,
-    Queries,
-    Rows,
-    Scoring,
-    head_parts,
-    scoring_of,
-)
-from visgen_kernels.attention.backward import (
-    delta_launch,
-    keys_launch,
-    keys_of,
-    queries_launch,
-    queries_of,
-)
-from visgen_kernels.attention.forward import forward_launch
-from visgen_kernels.attention.launch import lists_for
-from visgen_kernels.attention.tile_lists import TileLists
+from visgen_kernels.attention import launch as triton_attention
+from visgen_kernels.attention.arguments import Rows, head_parts
+from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.tiles import Tile
-from visgen_kernels.launch import Launch
+from visgen_kernels.launch import Launch, recorded
 from visgen_kernels.roofline import attention_work
 from visgen_kernels.shapes import Inputs, Shape
 from visgen_kernels.static.analysis import Facts, Specimen
-from visgen_kernels.static.passes import Passes, passes
+from visgen_kernels.static.passes import passes
 from visgen_kernels.static.plain_loop import plain_loop
+from visgen_kernels.static.targets import Target
 from visgen_kernels.static.work import MATHS, kernel_work, tile_flops
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Name of the jit function -> name in MATHS.
+KERNELS = {
+    "attention_forward": "forward",
+    "attention_delta": "delta",
+    "attention_backward_queries": "backward_queries",
+    "attention_backward_keys": "backward_keys",
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A shape's tensors on the meta device, and what its kernels are given."""
+    """A shape's tensors on the meta device."""
 
     shape: Shape
     dtype: str = "bf16"
@@ -68,77 +62,57 @@ class Layer:
 
     @cached_property
     def row(self) -> torch.Tensor:
-        """A float32 number for every query: the log-sum-exp, delta."""
+        """A float32 number for every query: the log-sum-exp."""
         return self.inputs.q.new_empty(self.inputs.q.shape[:-1], dtype=torch.float32)
 
-    @cached_property
-    def scoring(self) -> Scoring:
-        """What decides the scores."""
-        return scoring_of(self.call, self.inputs.q, self.inputs.k)
-
-    @cached_property
-    def queries(self) -> Queries:
-        """The queries' side of the backward."""
-        return queries_of(self.call, self.inputs.q, self.out, self.row, self.row)
-
-    @cached_property
-    def keys(self) -> Keys:
-        """The keys' side of the backward."""
-        return keys_of(self.call, self.inputs.k, self.inputs.v)
-
-    def lists(self, tile: Tile, *, of_keys: bool) -> TileLists | None:
-        """Lists of tiles, for masks that need them."""
-        return lists_for(self.call, self.inputs.q, self.inputs.k, tile, of_keys=of_keys)
+    @property
+    def needs(self) -> Needs:
+        """All gradients that there are."""
+        shape = self.shape
+        return Needs(True, True, True, shape.bias is not None, shape.key_bias)
 
 
-def _forward(layer: Layer, tile: Tile) -> Launch:
+def _forward(layer: Layer) -> None:
     q, k, v = layer.inputs.q, layer.inputs.k, layer.inputs.v
-    lists = layer.lists(tile, of_keys=False)
-    return forward_launch(layer.call, layer.scoring, lists, q, k, v, layer.out, layer.row, tile)
+    triton_attention.forward(layer.call, q, k, v)
 
 
-def _delta(layer: Layer, tile: Tile) -> Launch:
-    return delta_launch(layer.call, layer.scoring, layer.out, layer.out, layer.row)
-
-
-def _backward_queries(layer: Layer, tile: Tile) -> Launch:
-    lists = layer.lists(tile, of_keys=False)
-    dq = layer.inputs.q
-    return queries_launch(layer.call, layer.scoring, lists, layer.queries, layer.keys, dq, tile)
-
-
-def _backward_keys(layer: Layer, tile: Tile) -> Launch:
-    lists, dc = layer.lists(tile, of_keys=True), layer.call.key_bias
-    dk, dv = layer.inputs.k, layer.inputs.v
-    return keys_launch(
-        layer.call, layer.scoring, lists, layer.queries, layer.keys, dk, dv, dc, tile
+def _backward(layer: Layer) -> None:
+    q, k, v = layer.inputs.q, layer.inputs.k, layer.inputs.v
+    packed = not layer.shape.separate and layer.shape.stored_heads is None
+    triton_attention.backward(
+        layer.call, layer.out, layer.out, layer.row, q, k, v, needs=layer.needs, packed=packed
     )
 
 
-BUILDERS: Mapping[str, Callable[[Layer, Tile], Launch]] = {
-    "forward": _forward,
-    "delta": _delta,
-    "backward_queries": _backward_queries,
-    "backward_keys": _backward_keys,
-}
+DIRECTIONS: Mapping[str, Callable[[Layer], None]] = {"forward": _forward, "backward": _backward}
 
 
-def specimen(kernel: str, layer: Layer, tile: Tile) -> Specimen:
-    """One kernel of this package, for a layer, with a tile."""
+def specimens(layer: Layer, direction: str, target: Target) -> list[Specimen]:
+    """What one direction of a layer launches on a target, in order."""
+    with recorded(target.name) as launches:
+        DIRECTIONS[direction](layer)
+    return [Specimen(one, facts_of(one, layer, direction)) for one in launches]
+
+
+def facts_of(launch: Launch, layer: Layer, direction: str) -> Facts:
+    """What a launch of one of the package's kernels computes for a layer."""
+    kernel = KERNELS.get(launch.name)
+    if kernel is None:
+        return Facts(launch.name, direction, launch.programs, tile_of(launch), dtype=layer.dtype)
     shape, maths = layer.shape, MATHS[kernel]
-    launch = BUILDERS[kernel](layer, tile)
     scores = flops = whole = None
     masked = 0.0
     if maths.scores:
-        scores = float(tile.block_m * tile.block_n)
+        block_m, block_n = launch.constants["block_m"], launch.constants["block_n"]
+        found = passes(shape, block_m, block_n, of_keys=maths.of_keys)
+        scores, whole, masked = float(block_m * block_n), found.whole, found.masked
         flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
-        found = _passes(layer, tile, of_keys=maths.of_keys)
-        whole, masked = found.whole, found.masked
-    facts = Facts(
+    return Facts(
         kernel=kernel,
-        direction=maths.direction,
+        direction=direction,
         programs=launch.programs,
-        tile=_tile_of(launch),
+        tile=tile_of(launch),
         scores=scores,
         flops=flops,
         whole=whole,
@@ -147,20 +121,16 @@ def specimen(kernel: str, layer: Layer, tile: Tile) -> Specimen:
         widest=widest_access(launch),
         dtype=layer.dtype,
     )
-    return Specimen(launch, facts)
 
 
-def _tile_of(launch: Launch) -> dict[str, int]:
-    """What was chosen: the rows of both sides, warps, stages, options."""
-    rows = {name: n for name, n in launch.constants.items() if name.startswith("block")}
-    return {**rows, "warps": launch.warps, "stages": launch.stages, **launch.options}
-
-
-def _passes(layer: Layer, tile: Tile, *, of_keys: bool) -> Passes:
-    found = passes(layer.shape, tile.block_m, tile.block_n, of_keys=of_keys)
-    if layer.shape.key_lengths and not of_keys and layer.lists(tile, of_keys=False) is not None:
-        return Passes(found.programs, 0.0, found.whole + found.masked)
-    return found
+def tile_of(launch: Launch) -> dict[str, int]:
+    """What was chosen: rows of both sides, items, warps, stages, options."""
+    chosen = {
+        name: value
+        for name, value in launch.constants.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
+    return {**chosen, "warps": launch.warps, "stages": launch.stages, **launch.options}
 
 
 def widest_access(launch: Launch) -> int:
@@ -197,7 +167,7 @@ def plain_specimen(tile: Tile, d: int, *, n: int = 4096, heads: int = 64) -> Spe
         kernel="plain_loop",
         direction="forward",
         programs=launch.programs,
-        tile=_tile_of(launch),
+        tile=tile_of(launch),
         scores=scores,
         flops=2 * scores * 2 * d,
         whole=n / tile.block_n,
