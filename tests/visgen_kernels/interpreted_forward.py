@@ -29,7 +29,7 @@ from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.reference import attention_reference
 
-TILE = Tile(16, 16, 4, 1)
+TILE = Tile(16, 32, 4, 1, masked_n=16)
 SEED = torch.tensor([1234567890123])
 LENGTHS = torch.tensor([0, 5, 33])
 MASKS = (

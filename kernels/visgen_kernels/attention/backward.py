@@ -124,6 +124,7 @@ def attention_backward_queries(
     blocks,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    masked_n: tl.constexpr,
 ):
     """The gradient dQ of a tile of queries of one head; `blocks` tiles a sequence."""
     pid = tl.program_id(0)
@@ -149,7 +150,17 @@ def attention_backward_queries(
     acc_1 = tl.zeros((block_m, keys.k.d1 if keys.k.d1 > 0 else 16), tl.float32)
     limit = key_limit(x, z)
     acc_0, acc_1 = walk_keys(
-        _queries_tile, (acc_0, acc_1), fixed, keys, x, lists, tile, limit, block_m, block_n
+        _queries_tile,
+        (acc_0, acc_1),
+        fixed,
+        keys,
+        x,
+        lists,
+        tile,
+        limit,
+        block_m,
+        block_n,
+        masked_n,
     )
     factor = x.scale * LN2 * x.sign
     dq_base = sequence_base(dq, z, head, x.sizes)
@@ -312,7 +323,7 @@ def queries_launch(
         attention_backward_queries,
         sequences * x.heads * blocks,
         (queries, keys, rows_of(call.layout, dq), x, lists_of(lists), blocks),
-        {"block_m": tile.block_m, "block_n": tile.block_n},
+        tile.constants(),
         tile.warps,
         tile.stages,
         tile.options(),

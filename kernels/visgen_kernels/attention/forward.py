@@ -133,6 +133,7 @@ def attention_forward(
     blocks,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    masked_n: tl.constexpr,
 ):
     """One program: a tile of queries of one head of one sequence; `blocks` tiles a sequence."""
     pid = tl.program_id(0)
@@ -163,7 +164,7 @@ def attention_forward(
     broken_rows = tl.zeros((block_m,), tl.int32)  # they see a value that is not finite
     state = (m, l, acc_0, acc_1, broken_rows)
 
-    state = walk_keys(_tile, state, query, keys, x, lists, tile, limit, block_m, block_n)
+    state = walk_keys(_tile, state, query, keys, x, lists, tile, limit, block_m, block_n, masked_n)
     m, l, acc_0, acc_1, broken_rows = state
     empty = l == 0.0
     inverse = 1.0 / tl.where(empty, 1.0, l)
@@ -204,7 +205,7 @@ def forward_launch(
             lists_of(lists),
             blocks,
         ),
-        {"block_m": tile.block_m, "block_n": tile.block_n},
+        tile.constants(),
         tile.warps,
         tile.stages,
         tile.options(),

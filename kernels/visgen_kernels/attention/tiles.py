@@ -19,6 +19,7 @@ from visgen_kernels.launch import recorded_target
 class Tile:
     """Rows of queries, of keys, warps and pipeline stages of one program.
 
+    `masked_n`: kernels that walk over keys take tiles that are masked in pieces of so many.
     `narrow_mfma` asks for AMD's 16 x 16 matrix instructions, which want 16 rows a wave, not 32.
     """
 
@@ -26,7 +27,13 @@ class Tile:
     block_n: int
     warps: int
     stages: int
+    masked_n: int = 32
     narrow_mfma: bool = False
+
+    def constants(self) -> dict[str, int]:
+        """The constants of a kernel that walks over keys."""
+        piece = min(self.masked_n, self.block_n)
+        return {"block_m": self.block_m, "block_n": self.block_n, "masked_n": piece}
 
     def options(self) -> dict[str, int]:
         """What a launch passes to the compiler beside warps and stages."""

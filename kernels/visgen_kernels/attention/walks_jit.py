@@ -35,8 +35,14 @@ def walk_keys(
     limit,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    masked_n: tl.constexpr = 32,
 ):
-    """All tiles of keys below `limit` that some query of tile number `tile` sees."""
+    """All tiles of keys below `limit` that some query of tile number `tile` sees.
+
+    Masked tiles are taken in pieces of masked_n keys: where a mask hides, keys pass through
+    registers (see `finite`), and a whole tile of them would not fit beside the sums.
+    """
+    piece_n: tl.constexpr = masked_n if masked_n < block_n else block_n
     if lists is not None:
         start, split = tl.load(lists.starts + tile), tl.load(lists.splits + tile)
         stop = tl.load(lists.starts + tile + 1)
@@ -47,7 +53,8 @@ def walk_keys(
             state = body(state, fixed, others, x, at, limit, True, block_m, block_n)
         for t in range(split, stop):
             at = tl.load(lists.columns + t) * block_n
-            state = body(state, fixed, others, x, at, limit, False, block_m, block_n)
+            for place in range(at, at + block_n, piece_n):
+                state = body(state, fixed, others, x, place, limit, False, block_m, piece_n)
     else:
         first = tile * block_m + (x.n_k - x.n_q)
         last = tl.minimum(first + block_m, x.n_k) - 1
@@ -57,8 +64,12 @@ def walk_keys(
             if not _no_keys(stretch, x):
                 begin = 0 * ends[0] if stretch == 0 else ends[stretch]
                 end = ends[0] if stretch == 0 else ends[stretch + 1]
-                for at in range(begin, end, block_n):
-                    state = body(state, fixed, others, x, at, limit, stretch == 2, block_m, block_n)
+                if stretch == 2:
+                    for at in range(begin, end, block_n):
+                        state = body(state, fixed, others, x, at, limit, True, block_m, block_n)
+                else:
+                    for at in range(begin, end, piece_n):
+                        state = body(state, fixed, others, x, at, limit, False, block_m, piece_n)
     return state
 
 

@@ -108,17 +108,26 @@ class Report:
 
     @property
     def interior(self) -> LoopCost:
-        """The cheapest loop, over tiles that every row sees whole; without loops the whole code."""
+        """The loop over tiles that every row sees whole; without loops the whole code.
+
+        Of the loops with the most matrix work (masked tiles may be taken in pieces) the cheapest.
+        """
         if not self.loops:
             return self.whole
-        return min(self.loops, key=lambda loop: loop.counts.total)
+        return max(self.loops, key=lambda loop: (_matrix_work(loop.counts), -loop.counts.total))
 
     @property
     def boundary(self) -> LoopCost | None:
-        """The most expensive loop, over tiles that are masked score by score; None if only one."""
-        if len(self.loops) < 2:
-            return None
-        return max(self.loops, key=lambda loop: loop.counts.total)
+        """Of the others, over tiles that are masked score by score, the dearest; None without."""
+        others = [loop for loop in self.loops if loop is not self.interior]
+        return max(others, key=lambda loop: loop.counts.total, default=None)
+
+
+def _matrix_work(counts: Counts) -> float:
+    """Matrix FLOPs, or where mnemonics carry no shape the number of matrix instructions."""
+    if counts.matrix_flops is not None:
+        return counts.matrix_flops
+    return sum(counts.matrix.values())
 
 
 def report(

@@ -107,6 +107,7 @@ def facts_of(launch: Launch, layer: Layer, direction: str) -> Facts:
         block_m, block_n = launch.constants["block_m"], launch.constants["block_n"]
         found = passes(shape, block_m, block_n, of_keys=maths.of_keys)
         scores, whole, masked = float(block_m * block_n), found.whole, found.masked
+        masked *= block_n // launch.constants.get("masked_n", block_n)  # taken in pieces
         flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
     return Facts(
         kernel=kernel,
