@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from visgen.baselines import dcgan, statistical
 from visgen.models import transgan
+from visgen.names import hint_or_list
 
 CATALOGUE: dict[str, Any] = {**transgan.PRESETS, **dcgan.PRESETS, **statistical.PRESETS}
 
@@ -22,7 +22,6 @@ def find(name: str, catalogue: dict[str, Any] = CATALOGUE) -> Any:
         UnknownPreset: with the nearest name.
     """
     if name not in catalogue:
-        near = get_close_matches(name, catalogue, n=1, cutoff=0.0)
-        hint = f'; nearest: "{near[0]}"' if near else ""
-        raise UnknownPreset(f'unknown model "{name}"{hint} (visgen-bench list shows all)')
+        near = hint_or_list(name, catalogue)
+        raise UnknownPreset(f'unknown model "{name}"{near} (visgen-bench list shows all)')
     return catalogue[name]

@@ -6,7 +6,6 @@ them, so that the key of every cell of a suite is known before the first one has
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from visgen.names import hint
 from visgen.objectives.gan import GanRecipe
 
 DType = Literal["fp32", "bf16", "fp16"]
@@ -124,10 +124,9 @@ class QualityCell(CellBase):
         if self.images and not re.fullmatch(r"folder:.+", self.images):
             raise ValueError(f'images = "{self.images}"; write "folder:PATH"')
         if self.weights and not _WEIGHTS.fullmatch(self.weights):
-            head = self.weights.partition(":")[0]
-            near = difflib.get_close_matches(head, WEIGHTS, n=1, cutoff=0.0)[0]
+            near = hint(self.weights.partition(":")[0], WEIGHTS)
             raise ValueError(
-                f'weights = "{self.weights}" is unknown; nearest: "{near}" (allowed: '
+                f'weights = "{self.weights}" is unknown{near} (allowed: '
                 "zoo, zoo:NAME, untrained, fit, file:PATH, train:NAME)"
             )
         return self

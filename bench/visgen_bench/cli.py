@@ -176,13 +176,12 @@ def run_suite(
 
         print(to_toml(chosen), end="")
         return
+    from visgen.names import hint
     from visgen_bench.plan import RERUN, Options
-    from visgen_bench.suite import nearest
 
     if rerun is not None and rerun not in RERUN:
         raise UsageError(
-            f'--rerun {rerun} is unknown; nearest: "{nearest(rerun, RERUN)}" '
-            f"(allowed: {', '.join(RERUN)})"
+            f"--rerun {rerun} is unknown{hint(rerun, RERUN)} (allowed: {', '.join(RERUN)})"
         )
     options = Options(
         out=(out or RUNS) / chosen.name,

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
+from visgen.names import hint
 from visgen_bench.presets import Presets
-from visgen_bench.suite import SuiteError, from_text, nearest, shipped, to_toml
+from visgen_bench.suite import SuiteError, from_text, shipped, to_toml
 
 
 def everything(presets: Presets) -> dict[str, list[dict[str, Any]]]:
@@ -62,9 +63,7 @@ def one(name: str, presets: Presets) -> dict[str, Any]:
     if name in zoo.entries():
         return {"weights": name, **_facts(zoo.entries()[name])}
     known = [*presets.configs, *shipped(), *names(), *zoo.entries()]
-    raise SuiteError(
-        f'nothing is called "{name}"; nearest: "{nearest(name, known)}" (visgen-bench list)'
-    )
+    raise SuiteError(f'nothing is called "{name}"{hint(name, known)} (visgen-bench list shows all)')
 
 
 def _model(name: str, config: Any) -> dict[str, Any]:

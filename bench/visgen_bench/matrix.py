@@ -9,8 +9,9 @@ kinds that have such a key; one that none of the chosen kinds has is a mistake.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visgen.names import hint
 from visgen_bench.cell import KINDS
-from visgen_bench.suite import Entry, Suite, SuiteError, from_entries, nearest, toml_value
+from visgen_bench.suite import Entry, Suite, SuiteError, from_entries, toml_value
 
 # Keys whose values may themselves contain a comma, or that are one list for all cells.
 LISTS = ("metrics",)
@@ -60,8 +61,7 @@ def _kinds(given: Mapping[str, str | bool]) -> list[str]:
     for kind in kinds:
         if kind not in KINDS:
             raise SuiteError(
-                f'--kind {kind} is unknown; nearest: "{nearest(kind, KINDS)}" '
-                f"(allowed: {', '.join(KINDS)})"
+                f"--kind {kind} is unknown{hint(kind, KINDS)} (allowed: {', '.join(KINDS)})"
             )
     return kinds
 

@@ -5,7 +5,6 @@ A user's file is any Python file with a dict `PRESETS`; a plug-in is an entry po
 only to whoever asks for a model that is nowhere else.
 """
 
-import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from visgen.names import hint_or_list
 from visgen_bench.cell import Cell
 from visgen_bench.errors import UsageError
 
@@ -40,8 +40,8 @@ class Presets:
         """The config of a name; raises `PresetError` with the nearest one."""
         if name in self.configs:
             return self.configs[name]
-        near = difflib.get_close_matches(name, self.configs, n=1, cutoff=0.0)
-        text = f'unknown model "{name}"; nearest: "{near[0]}" (visgen-bench list shows all)'
+        near = hint_or_list(name, self.configs)
+        text = f'unknown model "{name}"{near} (visgen-bench list shows all)'
         for plugin, reason in self.broken.items():
             text += f"; plug-in {plugin} is broken: {reason}"
         raise PresetError(text)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from visgen.names import hint_or_list
 from visgen_bench.cell import (
     DEFAULT_SAMPLES,
     WEIGHTS,
@@ -33,7 +34,7 @@ from visgen_bench.checks import (
 )
 from visgen_bench.presets import Presets
 from visgen_bench.provenance import code_files, columns_of, machine_of
-from visgen_bench.suite import Placed, SuiteError, nearest
+from visgen_bench.suite import Placed, SuiteError
 
 if TYPE_CHECKING:
     from visgen.data import Data
@@ -239,8 +240,8 @@ class Resolver:
                 return "zoo"
             return f"zoo:{own[0]}"
         if name not in entries:
-            near = nearest(name, entries)
-            raise SuiteError(f'{where}: weights: the zoo has no "{name}"; nearest: "{near}"')
+            near = hint_or_list(name, entries)
+            raise SuiteError(f'{where}: weights: the zoo has no "{name}"{near}')
         if name not in own:
             raise SuiteError(
                 f"{where}: weights: zoo:{name} is for {entries[name].preset}, not for {model}"
@@ -254,8 +255,8 @@ class Resolver:
         """
         head, _, rest = given.partition(":")
         if head not in WEIGHTS:
-            near = nearest(head, WEIGHTS)
-            raise SuiteError(f'{where}: weights = "{given}" is unknown; nearest: "{near}"')
+            near = hint_or_list(head, WEIGHTS)
+            raise SuiteError(f'{where}: weights = "{given}" is unknown{near}')
         if head == "train":
             return f"train:{self._train_key(rest, where)}"
         if head == "file":
@@ -283,7 +284,7 @@ class Resolver:
             raise SuiteError(
                 f'{where}: weights = "train:{given}" could be {many}; give one of these names'
             )
-        near = f'; nearest: "{nearest(given, names)}"' if names else "; the suite has none"
+        near = hint_or_list(given, names) if names else "; the suite has none"
         raise SuiteError(f'{where}: weights: no train cell "{given}"{near}')
 
     def _limit(self, cell: Cell) -> int | None:
@@ -343,14 +344,14 @@ def _with_attention(cell: Cell, config: Any, where: str) -> tuple[Cell, str | No
             fault = unsupported(cell.attention, device=cell.device_type, second_derivative=second)
     except ValueError as error:
         raise SuiteError(f"{where}: attention: {error}") from error
-    if config is None or not _uses_attention(config):
+    if config is None or not uses_attention(config):
         return _with(cell, attention=None), None
     if cell.attention is None:
         return _with(cell, attention=resolve(cell.device_type)), None
     return cell, f"attention: {fault}" if fault else None
 
 
-def _uses_attention(config: Any) -> bool:
+def uses_attention(config: Any) -> bool:
     """Whether the preset's `attention` argument chooses anything.
 
     A config may say so by `uses_attention`; else the model's file is asked whether it names the

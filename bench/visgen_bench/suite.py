@@ -24,11 +24,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from visgen.names import close, hint, hint_or_list
 from visgen.objectives.gan import GanRecipe
 from visgen_bench.cell import KINDS, Cell, parse
 from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
-from visgen_results.metrics import UnknownMetric, info
+from visgen_results.metrics import QUALITY, UnknownMetric, info
 
 Entry = dict[str, Any]
 TOP_LEVEL = ("name", "description", "defaults", "cell", "gate")
@@ -58,9 +59,10 @@ class Suite:
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The known name that looks most like `given`; empty if nothing is known."""
-    matches = difflib.get_close_matches(given, list(known), n=1, cutoff=0.0)
-    return matches[0] if matches else ""
+    """The known name that is nearest to `given`, however far; empty if nothing is known."""
+    known = list(known)
+    far = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
+    return next(iter((*close(given, known), *far)), "")
 
 
 def shipped() -> dict[str, str]:
@@ -93,7 +95,7 @@ def load(given: str, settings: Sequence[str] = ()) -> Suite:
     known = shipped()
     if given not in known:
         raise SuiteError(
-            f'unknown suite "{given}"; nearest: "{nearest(given, known)}" '
+            f'unknown suite "{given}"{hint(given, known)} '
             f"(shipped: {', '.join(known)}; a file of your own ends in .toml)"
         )
     return from_text(known[given], f"{given}.toml", settings)
@@ -160,7 +162,7 @@ def _kind(entry: Mapping[str, Any], where: str) -> str:
     kind = entry.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         given = "is missing" if kind is None else f"= {_show(kind)} is unknown"
-        near = f'; nearest: "{nearest(kind, KINDS)}"' if isinstance(kind, str) else ""
+        near = hint(kind, KINDS) if isinstance(kind, str) else ""
         raise SuiteError(f"{where}: kind {given}{near} (allowed: {', '.join(KINDS)})")
     return kind
 
@@ -186,7 +188,7 @@ def _known_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> N
     for key in given:
         if key not in known:
             raise SuiteError(
-                f'{where}: unknown key "{key}"; nearest: "{nearest(key, known)}" '
+                f'{where}: unknown key "{key}"{hint(key, known)} '
                 f"(allowed: {', '.join(sorted(known))})"
             )
 
@@ -213,6 +215,11 @@ def _cells(entry: Entry, where: str) -> list[Cell]:
     """Multiply the axes out and check every cell."""
     kind = _kind(entry, where)
     fields = _fields(kind)
+    for key in entry:
+        if "recipe" in fields and key not in fields and key in _recipe_fields():
+            raise SuiteError(
+                f'{where}: key "{key}" belongs to the recipe; write it below [cell.recipe]'
+            )
     _known_keys(entry, fields, where)
     axes: dict[str, list[Any]] = {}
     for key, value in entry.items():
@@ -253,7 +260,8 @@ def _gate(table: Mapping[str, Any], where: str) -> Gate:
         try:
             info(name)
         except UnknownMetric as error:
-            raise SuiteError(f"{where}: {error}") from error
+            near = hint_or_list(name, QUALITY)
+            raise SuiteError(f'{where}: unknown metric "{name}"{near}') from error
     return gate
 
 
@@ -274,7 +282,7 @@ def _explain(error: ValidationError, where: str) -> str:
     expected = first.get("ctx", {}).get("expected")
     if first["type"] == "literal_error" and isinstance(expected, str) and isinstance(value, str):
         choices = [choice.strip("' ") for choice in expected.replace(" or ", ",").split(",")]
-        near = f'; nearest: "{nearest(value, choices)}"'
+        near = hint(value, choices)
     return f"{where}: {key} = {_show(value)}: {text[:1].lower()}{text[1:]}{near}"
 
 
@@ -305,7 +313,7 @@ def _overrule(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
             known = {field for e in targets for field in _fields(_kind(e, "--set"))}
             known |= {f"recipe.{field}" for field in _recipe_fields()}
             raise SuiteError(
-                f'--set {setting}: no cell has a key "{name}"; nearest: "{nearest(name, known)}"'
+                f'--set {setting}: no cell has a key "{name}"{hint_or_list(name, sorted(known))}'
             )
     return changed
 

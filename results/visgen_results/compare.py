@@ -59,8 +59,9 @@ class Selection:
         for pair in match["where"].split(","):
             name, sign, value = pair.partition("=")
             if not sign or name not in METRICS.names:
-                near = nearest(name, METRICS.names)
-                raise ValueError(f"{text!r}: metrics has no column {name!r}; nearest: {near!r}")
+                near = nearest(name, METRICS.names, 0.6)
+                alike = f"nearest: {near!r}" if near else f"there are {', '.join(METRICS.names)}"
+                raise ValueError(f"{text!r}: metrics has no column {name!r}; {alike}")
             where[name] = value
         return cls(Path(match["root"]), where)
 

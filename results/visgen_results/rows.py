@@ -33,9 +33,9 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like `word`."""
-    return difflib.get_close_matches(word, list(choices), n=1, cutoff=0.0)[0]
+def nearest(word: str, choices: Iterable[str], least: float = 0.0) -> str:
+    """The choice most like `word`; empty if none reaches `least`, difflib's ratio from 0 to 1."""
+    return next(iter(difflib.get_close_matches(word, list(choices), n=1, cutoff=least)), "")
 
 
 def _text(value: object) -> bytes:

@@ -49,6 +49,12 @@ def test_recipes_have_axes_too() -> None:
     assert found[0].recipe.betas == (0.5, 0.9)
 
 
+def test_a_key_of_the_recipe_outside_of_it_is_shown_its_place() -> None:
+    text = '[[cell]]\nkind = "train"\nmodel = "a"\ndata = "digits:8"\nsteps = 5\n'
+    with pytest.raises(SuiteError, match=r'key "steps" belongs to the recipe; .*\[cell.recipe\]'):
+        cells(text)
+
+
 def test_defaults_go_to_the_kinds_that_have_the_field() -> None:
     text = """
     [defaults]

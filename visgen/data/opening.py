@@ -1,6 +1,5 @@
 """From the text in a suite to an opened image set."""
 
-import difflib
 import importlib.metadata
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from visgen.data.cifar10 import open_cifar10
 from visgen.data.dataset import Data, DataError, DataMissing, UnknownData
 from visgen.data.digits import SIZES, open_digits
 from visgen.data.stl10 import open_stl10, open_stl10_48
+from visgen.names import hint
 
 GROUP = "visgen.data"
 SPECS = (*(f"digits:{side}" for side in SIZES), "folder:PATH", "cifar10", "stl10", "stl10:48")
@@ -27,10 +27,15 @@ def check_name(spec: str) -> None:
     names = data_names()
     if kind in names[len(SPECS) :]:
         return
-    nearest = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)[0]
-    raise UnknownData(
-        f'unknown data "{spec}"; nearest: "{nearest}" (there are {", ".join(names)}).'
-    )
+    near = f'; nearest: "folder:{spec}"' if _is_folder(spec) else hint(spec, names)
+    raise UnknownData(f'unknown data "{spec}"{near} (there are {", ".join(names)}).')
+
+
+def _is_folder(spec: str) -> bool:
+    try:
+        return Path(spec).expanduser().is_dir()
+    except (OSError, RuntimeError):  # too long for a name, or nobody's home
+        return False
 
 
 def open_data(spec: str, *, root: Path | None = None, offline: bool = False) -> Data:

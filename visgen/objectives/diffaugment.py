@@ -8,11 +8,11 @@ image is 0, a middle grey. All randomness comes from the batch's `Draws`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
+from visgen.names import hint
 from visgen.seeds import Draws
 
 RECTANGLE_CHANCE = 0.3  # of a whole batch, not of a sample
@@ -101,9 +101,8 @@ _WITH_RATIO = {"translation", "cutout"}
 def _parse(token: str) -> tuple[str, dict[str, float]]:
     name, _, ratio = token.partition(":")
     if name not in _OPERATIONS:
-        near = get_close_matches(name, _OPERATIONS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f'unknown DiffAugment token "{token}"; nearest: "{near}" '
+            f'unknown DiffAugment token "{token}"{hint(name, _OPERATIONS)} '
             f"(known: {', '.join(_OPERATIONS)})."
         )
     if not ratio:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from visgen.checkpoints import CheckpointError, load_weights, sha256_of
+from visgen.names import hint
 
 FOLDER = Path(__file__).parent
 TABLE = "zoo.toml"
@@ -70,10 +70,9 @@ def find(name: str) -> ZooEntry:
     """
     known = entries()
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f'; nearest: "{near[0]}"' if near else ""
         raise UnknownZooEntry(
-            f'the zoo has no weights "{name}"{hint}; it has {", ".join(known) or "none"}. '
+            f'the zoo has no weights "{name}"{hint(name, known)}; '
+            f"it has {', '.join(known) or 'none'}. "
             "Train your own with a train cell, or score untrained weights."
         )
     return known[name]

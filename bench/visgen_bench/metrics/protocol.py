@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from visgen.names import hint
 from visgen_bench.metrics.errors import ProtocolError
 
 # Names of published measurements, and the weights that alone may produce them.
@@ -49,9 +49,8 @@ def protocol(metric: str) -> Protocol:
     known = protocols()
     if metric in known:
         return known[metric]
-    near = difflib.get_close_matches(metric, known, n=1, cutoff=0.0)[0]
     raise ProtocolError(
-        f'no image metric "{metric}"; nearest: "{near}" (there are {", ".join(known)}).'
+        f'no image metric "{metric}"{hint(metric, known)} (there are {", ".join(known)}).'
     )
 
 
