@@ -101,6 +101,7 @@ class Missing:
     what: str
     status: str
     reason: str
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,10 @@ def _fault(row: Row) -> Fault:
 def _absent(row: Row) -> Missing:
     entry = describe(row["metric"])
     stat = "" if row["stat"] == "value" else f" {row['stat']}"
-    phase = "" if row["phase"] in (None, "total") else f" {row['phase']}"
+    phase = "" if row["phase"] in (None, "total") else row["phase"]
     return Missing(
-        row["kind"], f"{label(row, _axes(row))}{phase}", row["dataset"] or "",
-        f"{entry.label}{stat}", "null", row["reason"] or "no reason was recorded",
+        row["kind"], label(row, _axes(row)), row["dataset"] or "",
+        f"{entry.label}{stat}", "null", row["reason"] or "no reason was recorded", phase,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What is written beside numbers: which data, how many, which machine, why one is missing."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -84,23 +85,54 @@ def intervals(board: Board) -> str:
 
 
 def collapsed(missing: Sequence[Missing]) -> list[tuple[str, str, str, list[str]]]:
-    """(what, status, reason, names) with equal reasons said once."""
-    groups: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
+    """(what, status, reason, names) with every reason said once.
+
+    Reasons of one thing that differ in whole numbers alone are one ("30 to 172 samples; p99 needs
+    299"), things that are missing for one reason stand together, and so do a row's phases.
+    """
+    alike: dict[tuple[str, str, str], list[Missing]] = defaultdict(list)
     for entry in missing:
-        groups[(entry.what, entry.status, entry.reason)][_where(entry)] = None
-    return [(*key, list(names)) for key, names in groups.items()]
+        alike[(entry.what, entry.status, _NUMBER.sub("#", entry.reason))].append(entry)
+    whats: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    names: dict[tuple[str, str], dict[tuple[str, str], dict[str, None]]] = defaultdict(dict)
+    for (what, status, _), entries in alike.items():
+        key = (status, _merged([entry.reason for entry in entries]))
+        whats[key][what] = None
+        for entry in entries:
+            phases = names[key].setdefault((entry.label, entry.dataset), {})
+            phases.update({entry.phase: None} if entry.phase else {})
+    return [
+        (", ".join(whats[key]), *key, [_where(*row, *phases) for row, phases in rows.items()])
+        for key, rows in names.items()
+    ]
+
+
+_NUMBER = re.compile(r"(?<![\w.:])\d+(?![\w.:])")
+
+
+def _merged(reasons: Sequence[str]) -> str:
+    """Texts that differ in whole numbers alone, as one with the range of each number."""
+    columns = zip(*(_NUMBER.findall(reason) for reason in reasons), strict=True)
+    ranges = iter([sorted({int(number) for number in column}) for column in columns])
+
+    def spelled(_: re.Match[str]) -> str:
+        found = next(ranges)
+        return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+    return _NUMBER.sub(spelled, reasons[0])
 
 
 def faults(found: Sequence[Fault]) -> list[tuple[str, list[str]]]:
     """(what is wrong, names) with equal texts said once."""
     groups: dict[str, dict[str, None]] = defaultdict(dict)
     for entry in found:
-        groups[entry.text][_where(entry)] = None
+        groups[entry.text][_where(entry.label, entry.dataset)] = None
     return [(text, list(names)) for text, names in groups.items()]
 
 
-def _where(entry: Missing | Fault) -> str:
-    return f"{entry.label} on {entry.dataset}" if entry.dataset else entry.label
+def _where(label: str, dataset: str, *phases: str) -> str:
+    name = f"{label} {'/'.join(phases)}" if phases else label
+    return f"{name} on {dataset}" if dataset else name
 
 
 def machine_lines(board: Leaderboard) -> list[str]:

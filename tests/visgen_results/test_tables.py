@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from visgen_results import wording
 from visgen_results.display import escape_markdown, figures, plain, rank, scale
 from visgen_results.leaderboard import PROXY_WARNING, leaderboard
 from visgen_results.pivot import pivots
@@ -98,6 +99,40 @@ def test_text_keeps_to_the_width_and_says_everything(folder: Any, width: int) ->
         assert said in flat, said
     assert "\x1b" not in text
     assert " 0 " not in flat.partition("No number")[2]
+
+
+def test_what_is_missing_for_one_reason_is_one_entry(folder: Any) -> None:
+    device = "a CPU has no device allocator; see mem_host_peak"
+    for n, model in ((30, "a"), (172, "b"), (41, "c")):
+        rows: list[dict[str, Any]] = [
+            {"metric": metric, "value": None, "phase": phase, "reason": device}
+            for metric in ("mem_alloc_peak", "mem_reserved_peak")
+            for phase in ("d_step", "fwd", "bwd")
+        ]
+        for stat, least in (("p95", 59), ("p99", 299)):
+            if n < least:
+                reason = f"{n} samples; {stat} needs {least}"
+                rows.append({"metric": "latency", "stat": stat, "value": None, "reason": reason})
+        folder.run(rows, kind="performance", model=model, common={"phase": "d_step"})
+    found = wording.collapsed(leaderboard(folder.root).missing)
+    everyone = ["a chunked", "b chunked", "c chunked"]
+    assert found == [
+        ("peak allocated, peak reserved", "null", device,
+         [f"{m} d_step/fwd/bwd" for m in everyone]),
+        ("latency p95", "null", "30 to 41 samples; p95 needs 59",
+         ["a chunked d_step", "c chunked d_step"]),
+        ("latency p99", "null", "30 to 172 samples; p99 needs 299",
+         [f"{m} d_step" for m in everyone]),
+    ]  # fmt: skip
+    text = leaderboard(folder.root).to_text().partition("No number")[2]
+    assert text.count("no device allocator") == text.count("p99 needs") == 1
+
+
+def test_reasons_are_merged_by_whole_numbers_alone(folder: Any) -> None:
+    for model, reason in (("a", "torch 2.14 sees cuda:0"), ("b", "torch 2.15 sees cuda:1")):
+        folder.run([{"metric": "fid", "value": None, "reason": reason}], model=model)
+    reasons = [reason for _, _, reason, _ in wording.collapsed(leaderboard(folder.root).missing)]
+    assert reasons == ["torch 2.14 sees cuda:0", "torch 2.15 sees cuda:1"]
 
 
 def test_markdown_tables_are_whole_and_escaped(folder: Any) -> None:
