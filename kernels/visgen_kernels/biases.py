@@ -67,7 +67,8 @@ def expand_table(table: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tens
     flipped = table.to(dtype).view(2 * height - 1, 2 * width - 1, -1).flip(0, 1).permute(2, 0, 1)
     # Windows of w entries along the last axis start at w - 1 - x_i; the flip orders them by x_i.
     windows = flipped.unfold(2, width, 1).flip(2)  # (heads, 2h-1, x_i, x_j)
-    return windows.transpose(1, 2).reshape(table.shape[1], width, -1)
+    # Of one row or one column reshape alone would be a view, whose heads are innermost.
+    return windows.transpose(1, 2).reshape(table.shape[1], width, -1).contiguous()
 
 
 def reduce_expanded(expanded: Tensor, size: Sequence[int]) -> Tensor:
@@ -86,27 +87,18 @@ def reduce_expanded(expanded: Tensor, size: Sequence[int]) -> Tensor:
     return table.flip(1, 2).permute(1, 2, 0).reshape(-1, heads).contiguous()
 
 
-def tile_bias(expanded: Tensor, size: Sequence[int], rows: Index, keys: Index) -> Tensor:
-    """The bias of a tile of queries and keys, (heads, rows, keys), contiguous."""
-    height, width = size
-    if isinstance(rows, slice) and isinstance(keys, slice):
-        whole_lines = not (rows.start % width or rows.stop % width)
-        if whole_lines and keys.stop - keys.start == height * width:
-            lines = expanded.unfold(2, height * width, width).transpose(1, 2)
-            y = torch.arange(
-                height - 1 - rows.start // width,
-                height - 1 - rows.stop // width,
-                -1,
-                device=expanded.device,
-            )
-            return lines.index_select(1, y).flatten(1, 2)
-    count = [len(positions(index)) for index in (rows, keys)]
-    out = expanded.new_empty(expanded.shape[0], *count)
+def tile_bias(
+    expanded: Tensor, size: Sequence[int], rows: Index, keys: Index, out: Tensor | None = None
+) -> Tensor:
+    """The bias of a tile of queries and keys, (heads, rows, keys), written into `out` if given."""
+    if out is None:
+        count = [len(positions(index)) for index in (rows, keys)]
+        out = expanded.new_empty(expanded.shape[0], *count)
     for piece, x, cells in _runs(size, rows, keys):
         if isinstance(cells, slice):
-            out[:, piece] = expanded[:, x, cells]
+            out[:, piece].copy_(expanded[:, x, cells])
         else:
-            out[:, piece] = expanded[:, x].index_select(-1, cells.to(expanded.device))
+            out[:, piece].copy_(expanded[:, x].index_select(-1, cells.to(expanded.device)))
     return out
 
 

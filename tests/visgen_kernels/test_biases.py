@@ -16,7 +16,7 @@ from visgen_kernels.biases import (
 )
 from visgen_kernels.tiles import Index
 
-SIZES = [(1, 1), (2, 2), (3, 5), (5, 3), (1, 7), (8, 8)]
+SIZES = [(1, 1), (2, 2), (3, 5), (5, 3), (1, 7), (7, 1), (8, 8)]
 
 
 def table(size: tuple[int, int], heads: int = 2) -> Tensor:
@@ -53,6 +53,7 @@ def test_tile_of_the_expanded_table_is_the_gathered_bias(size: tuple[int, int]) 
     dense = values[relative_index(size)].permute(2, 0, 1)
     expanded = expand_table(values, size, torch.float64)
     assert expanded.shape == (2, size[1], (2 * size[0] - 1) * size[1])
+    assert expanded.is_contiguous()  # the kernels compute addresses in it
     for rows, keys in pieces(n):
         expected = dense[:, as_index(rows, n)][:, :, as_index(keys, n)]
         assert torch.equal(tile_bias(expanded, size, rows, keys), expected)

@@ -65,11 +65,17 @@ def tile_weights(
 
     `width` is a tensor with the head dimension of q and k.
     """
-    s = start_scores(table_rows, j, present, x, False, flipped, block_m, block_n)
+    start = start_scores(table_rows, j, present, x, False, flipped, block_m, block_n)
+    return weights_from(start, width, q_0, q_1, k_0, k_1, c, sums, x, flipped)
+
+
+@triton.jit
+def weights_from(start, width, q_0, q_1, k_0, k_1, c, sums, x, flipped: tl.constexpr):
+    """`tile_weights` whose products are added to `start`, the position bias over the scale or 0."""
     if flipped:
-        s = dot_parts(width, k_0, k_1, q_0, q_1, s, x)
+        s = dot_parts(width, k_0, k_1, q_0, q_1, start, x)
     else:
-        s = dot_parts(width, q_0, q_1, k_0, k_1, s, x)
+        s = dot_parts(width, q_0, q_1, k_0, k_1, start, x)
     if x.key_bias is not None:
         s += per_key(c, flipped)
     return tl.exp2(s * x.scale - per_query(sums, flipped))
@@ -77,21 +83,28 @@ def tile_weights(
 
 @triton.jit
 def load_keys(keys, k_base, v_base, c_base, at, limit, x, whole: tl.constexpr, width: tl.constexpr):
-    """Keys at .. at + width: positions, presence, key bias, and k and v as dot operands.
-
-    Where rows may see some of them only, what is not finite becomes 0: a row that sees such a key
-    is NaN by its log-sum-exp, the others stay as they are.
-    """
+    """Keys at .. at + width: positions, presence, key bias, and k and v as dot operands."""
     n = tl.multiple_of(at, width) + tl.arange(0, width)
     j, inside = position(n, x)
     present = inside & (j < limit)
+    return load_keys_at(keys, k_base, v_base, c_base, j, j, present, x, whole)
+
+
+@triton.jit
+def load_keys_at(keys, k_base, v_base, c_base, near, j, present, x, whole: tl.constexpr):
+    """Keys at positions j: these, presence, key bias, and k and v as dot operands.
+
+    `near` counts them from the bases of k and v, j from that of the key bias. Where rows may see
+    some of them only, what is not finite becomes 0: a row that sees such a key is NaN by its
+    log-sum-exp, the others stay as they are.
+    """
     c = 0.0
     if x.key_bias is not None:
         c = tl.load(c_base + j, mask=present, other=-float("inf"))
         present = c > -float("inf")
     every: tl.constexpr = whole and x.key_bias is None
-    k_0, k_1 = load_both(keys.k, k_base, token_offsets(keys.k, j), present, every)
-    v_0, v_1 = load_both(keys.v, v_base, token_offsets(keys.v, j), present, every)
+    k_0, k_1 = load_both(keys.k, k_base, token_offsets(keys.k, near), present, every)
+    v_0, v_1 = load_both(keys.v, v_base, token_offsets(keys.v, near), present, every)
     if not whole and x.code[0] != FULL:
         k_0, k_1 = finite(k_0), finite(k_1)
     k_0, k_1 = operands(keys.k, k_0, k_1, x)

@@ -350,14 +350,14 @@ def start_scores(
 
 
 @triton.jit
-def keep_factors(word_seed, sequence, i, j, x, flipped: tl.constexpr):
+def keep_factors(word_seed, sequence, i, j, x, flipped: tl.constexpr, aligned: tl.constexpr = True):
     """Dropout factors of a tile, queries i and keys j: the words of `dropout.py`.
 
-    One Philox block gives the words of four neighbouring keys; where keys are in order, j begins at
-    a multiple of 4.
+    One Philox block gives the words of four neighbouring keys; `aligned` says that j, where keys
+    are in order, begins at a multiple of 4.
     """
     number = sequence.to(tl.uint32)
-    if x.code[0] == BLOCKS_2D:
+    if x.code[0] == BLOCKS_2D or not aligned:
         column, row = per_key(j, flipped), per_query(i, flipped)
         zero = tl.zeros_like(column + row).to(tl.uint32)
         block = (column // 4).to(tl.uint32) + zero
