@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from visgen_results.leaderboard import PERFORMANCE_GROUP, QUALITY_GROUP, counts, fact
+from visgen_results.leaderboard import (
+    PERFORMANCE_GROUP,
+    QUALITY_GROUP,
+    counts,
+    fact,
+    is_shared,
+)
 from visgen_results.metrics import METRICS as TABLE
 from visgen_results.metrics import MetricInfo, describe
 from visgen_results.naming import IDENTITY, label
@@ -292,8 +298,12 @@ def _pair(
         return replace(pair, verdict="not comparable", reason=f"different {what}")
     first, second = sides[0].blocks(a[0]), sides[1].blocks(b[0])
     if len(first) == len(second) >= SMALLEST_BLOCKS:
-        return _by_blocks(pair, first, second, min_effect, seed)
-    return _by_entries(pair, left, right, min_effect)
+        pair = _by_blocks(pair, first, second, min_effect, seed)
+    else:
+        pair = _by_entries(pair, left, right, min_effect)
+    beside = [name for name, rows in (("A", a), ("B", b)) if is_shared(rows)]
+    doubt = f"{' and '.join(beside)} shared the device with others" if beside else ""
+    return replace(pair, reason="; ".join(filter(None, (pair.reason, doubt))))
 
 
 def _entry(rows: Sequence[Row]) -> Entry:

@@ -51,7 +51,8 @@ class BoardRow:
     """One model's number: its mean over seeds, each value, and its interval or why it has none.
 
     `role` is `ranked`, `reference` (no model, or a model that was only fitted) or `untrained`;
-    `rank` is the (best, worst) place it may hold, None if it is not ranked.
+    `rank` is the (best, worst) place it may hold, None if it is not ranked. `shared`: others used
+    the device while it was measured.
     """
 
     label: str
@@ -65,6 +66,7 @@ class BoardRow:
     no_interval: str
     rank: tuple[int, int] | None
     run_ids: tuple[str, ...]
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -310,7 +312,13 @@ def _row(rows: Sequence[Row], varying: Sequence[str]) -> BoardRow:
         no_interval=why,
         rank=None,
         run_ids=tuple(row["run_id"] for row in rows),
+        shared=is_shared(rows),
     )
+
+
+def is_shared(rows: Sequence[Row]) -> bool:
+    """True if one of these was measured while others used the device; None is not known."""
+    return any(row["exclusive"] is False for row in rows)
 
 
 def _interval(rows: Sequence[Row], numbers: Sequence[float]) -> tuple[Interval | None, str]:

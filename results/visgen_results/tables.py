@@ -95,6 +95,8 @@ def _text_section(tables: Sequence[Pivot], width: int) -> list[str]:
             notes[f"{pivot.columns[index].heading}: {wording.note(pivot.columns[index])}"] = None
         if any(row.role != "ranked" for row in pivot.rows):
             notes[wording.UNRANKED_NOTE] = None
+        if wording.shared(pivot):
+            notes[wording.SHARED_NOTE] = None
     notes[wording.RANK_NOTE] = None
     if tables[0].kind == "performance":
         notes[wording.SPEED_NOTE] = None
@@ -111,7 +113,7 @@ def _headline(column: Column) -> bool:
 def _cell(column: Column, row: BoardRow | None) -> str:
     if row is None:
         return "-"
-    shown = column.scale.show(row.value)
+    shown = column.scale.show(row.value) + wording.mark(row)
     if row.interval is not None:
         shown += f" {column.scale.show_interval(row.interval)}"
     return shown
@@ -182,6 +184,7 @@ def to_markdown(board: Leaderboard) -> str:
             "",
         ]
         lines += [f"> {escape_markdown(warning)}\n" for warning in pivot.warnings]
+        lines += [f"> {wording.SHARED_NOTE}\n"] if wording.shared(pivot) else []
         for column in pivot.columns:
             lines += _markdown_board(column)
     if board.gates:
@@ -230,7 +233,7 @@ def _markdown_board(column: Column) -> list[str]:
         cells = (
             rank(row.rank) if row.role == "ranked" else row.role,
             escape_markdown(row.label),
-            show(row.value),
+            show(row.value) + wording.mark(row),
             within,
             "-" if row.sd is None else show(row.sd),
             ", ".join(show(value) for value in row.values.values()),
@@ -270,6 +273,7 @@ def _flat(board: Board, row: BoardRow) -> dict[str, Any]:
         "sd": None if row.sd is None else _finite(row.sd),
         "values": {str(seed): _finite(value) for seed, value in row.values.items()},
         "n": row.n,
+        "shared": row.shared,
         "ci_low": None if interval is None else _finite(interval.low),
         "ci_high": None if interval is None else _finite(interval.high),
         "ci_method": None if interval is None else interval.method,

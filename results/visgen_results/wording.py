@@ -6,15 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from visgen_results.display import plain
-from visgen_results.leaderboard import Board, Fault, Leaderboard, Missing
+from visgen_results.leaderboard import Board, BoardRow, Fault, Leaderboard, Missing
 from visgen_results.pivot import Column, Pivot
 
 UNRANKED_NOTE = "Untrained and reference rows are shown for scale and are not ranked."
+SHARED_MARK = "†"
+SHARED_NOTE = (
+    f"{SHARED_MARK} others used the device meanwhile: such a time may be several times too long, "
+    "and its rank wrong."
+)
 RANK_NOTE = "Ranks are the places that the intervals leave open (Holm over all pairs of a table)."
 SPEED_NOTE = (
     "Speed ranks rest on intervals within one run each; drift between runs is not in them "
     "(compare interleaved blocks for an A/B claim)."
 )
+
+
+def shared(pivot: Pivot) -> bool:
+    """Whether a number of the table was measured while others used the device."""
+    return any(cell.shared for row in pivot.rows for cell in row.cells if cell is not None)
+
+
+def mark(row: BoardRow) -> str:
+    """What stands behind a value that was measured while others used the device."""
+    return SHARED_MARK if row.shared else ""
 
 
 def title(pivot: Pivot) -> str:

@@ -84,6 +84,14 @@ def quality(folder: Any, model: str, values: list[float], **common: Any) -> None
         folder.run({"fd_lite0": value}, model=model, seed=seed, common={"n": 1000} | common)
 
 
+def test_a_side_that_shared_the_device_is_named(folder: Any) -> None:
+    for name, exclusive in (("a", True), ("b", False)):
+        row = {"metric": "latency", "stat": "p50", "value": 1.0, "exclusive": exclusive}
+        folder.run([row], kind="performance", attention=name)
+    pair = only(compare(f"{folder.root}:attention=a", f"{folder.root}:attention=b"))
+    assert pair.reason.endswith("; B shared the device with others")
+
+
 def test_paired_seeds_decide_quality(folder: Any) -> None:
     quality(folder, "a", [1.0, 1.1, 1.2])
     quality(folder, "b", [0.8, 0.91, 1.0])

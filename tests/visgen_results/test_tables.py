@@ -7,6 +7,7 @@ from visgen_results import wording
 from visgen_results.display import escape_markdown, figures, plain, rank, scale
 from visgen_results.leaderboard import PROXY_WARNING, leaderboard
 from visgen_results.pivot import pivots
+from visgen_results.report import report
 from visgen_results.statistics import Interval
 
 LITE0 = {
@@ -99,6 +100,28 @@ def test_text_keeps_to_the_width_and_says_everything(folder: Any, width: int) ->
         assert said in flat, said
     assert "\x1b" not in text
     assert " 0 " not in flat.partition("No number")[2]
+
+
+def test_a_time_taken_beside_others_is_marked(folder: Any) -> None:
+    for model, exclusive in (("alone", True), ("beside", False), ("unknown", None)):
+        rows = [
+            {"metric": "throughput", "value": 10.0, "unit": "img/s", "exclusive": exclusive},
+            {"metric": "mem_host_peak", "value": 2.0**20},
+        ]
+        folder.run(rows, kind="performance", model=model, common={"phase": "sample"})
+    board = leaderboard(folder.root)
+    lines = board.to_text().splitlines()
+    (marked,) = [line.split() for line in lines if "†" in line and not line.startswith("†")]
+    assert "beside" in marked
+    assert "10†" in marked
+    assert [line for line in lines if line.startswith("† others used the device")]
+    assert board.to_markdown().count("10†") == 1
+    shared = {(r["model"], r["metric"]): r["shared"] for r in board.to_dict()["rows"]}
+    assert [key for key, value in shared.items() if value] == [("beside", "throughput")]
+    page = report(folder.root, folder.root / "r.html").read_text("utf-8")
+    assert page.count("†</abbr>") == 2  # in the headline table and in that of every statistic
+    quiet = leaderboard(folder.root).boards[0].rows
+    assert [row.shared for row in quiet if row.identity["model"] != "beside"] == [False, False]
 
 
 def test_what_is_missing_for_one_reason_is_one_entry(folder: Any) -> None:
