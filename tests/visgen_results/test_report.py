@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -29,6 +30,8 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.classes: list[str] = []  # of the open elements
+        self.frames: list[str] = []  # of every table, the class and focus of what holds it
         self.tags: list[str] = []
         self.addresses: list[str] = []
         self.handlers: list[str] = []
@@ -39,8 +42,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        if tag == "table":
+            self.frames.append(self.classes[-1])
         if tag not in VOID:
             self.open.append(tag)
+            self.classes.append(" ".join(f"{name}={value}" for name, value in attrs))
         for name, value in attrs:
             if name in ("src", "href"):
                 self.addresses.append(value or "")
@@ -49,6 +55,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.classes.pop()
 
     def handle_data(self, data: str) -> None:
         (self.scripts if self.open and self.open[-1] == "script" else self.texts).append(data)
@@ -106,6 +113,24 @@ def test_a_full_report_shows_every_part(folder: Any) -> None:
         assert said in page.text, said
     assert page.tags.count("img") == 3  # real images once, then one grid a model
     assert sum("Plotly.newPlot" in script and len(script) < 10**5 for script in page.scripts) == 2
+
+
+def test_every_table_scrolls_in_a_frame_that_the_keyboard_reaches(folder: Any) -> None:
+    quality(folder)
+    speed(folder)
+    folder.run([{"metric": "gate_copies", "value": 0.0, "metric_opts": {"reason": "6 % > 5 %"}}])
+    folder.run(model="stl", status="oom", error_msg="did not fit")
+    folder.run([{"metric": "kid", "value": None, "reason": "no weight file"}])
+    page = made(folder)
+    assert len(page.frames) == page.tags.count("table") >= 8
+    assert set(page.frames) == {"class=scroll tabindex=0"}
+    style = (folder.root / "report.html").read_text("utf-8").partition("</style>")[0]
+    rules = dict(re.findall(r"^([^{}@]+) \{([^}]*)\}", style, re.MULTILINE))
+    assert "overflow-x: auto" in rules[".scroll"]
+    # Nothing in a cell may be cut off: a name cut short is another name.
+    assert not [name for name, rule in rules.items() if "ellipsis" in rule]
+    hidden = [name for name, rule in rules.items() if re.search(r"overflow(-x)?: hidden", rule)]
+    assert hidden == [".plot"]
 
 
 def test_the_file_makes_no_request(folder: Any) -> None:
