@@ -125,7 +125,7 @@ def test_every_table_scrolls_in_a_frame_that_the_keyboard_reaches(folder: Any) -
     assert len(page.frames) == page.tags.count("table") >= 8
     assert set(page.frames) == {"class=scroll tabindex=0"}
     style = (folder.root / "report.html").read_text("utf-8").partition("</style>")[0]
-    rules = dict(re.findall(r"^([^{}@]+) \{([^}]*)\}", style, re.MULTILINE))
+    rules = dict(re.findall(r"^([^{}@\n]+) \{([^}]*)\}", style, re.MULTILINE))
     assert "overflow-x: auto" in rules[".scroll"]
     # Nothing in a cell may be cut off: a name cut short is another name.
     assert not [name for name, rule in rules.items() if "ellipsis" in rule]
