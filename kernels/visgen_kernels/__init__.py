@@ -9,6 +9,8 @@ from visgen_kernels.attention import (
     unsupported,
 )
 from visgen_kernels.biases import RelativePosition2d
+from visgen_kernels.decode import attention_decode
+from visgen_kernels.key_blocks import KeyBlocks
 from visgen_kernels.layouts import Axis, Sequence, Windows
 from visgen_kernels.masks import (
     BlockList,
@@ -29,12 +31,14 @@ __all__ = [
     "Causal",
     "Full",
     "ImplementationUnavailable",
+    "KeyBlocks",
     "RelativePosition2d",
     "SameGroup",
     "Sequence",
     "SlidingWindow",
     "Windows",
     "attention",
+    "attention_decode",
     "attention_flops",
     "resolve",
     "unsupported",
