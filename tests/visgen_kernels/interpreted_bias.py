@@ -105,9 +105,9 @@ def run(
     call = Call(layout, mask, table, size, shift, lengths, seed, factor, dropout)
     block = 16 if size[0] * size[1] <= 32 else 64
     out, lse = forward_tiled(call, q, k, v, Tile(block, block, 4, 1))
-    x, delta = scoring_of(call, q, k), torch.empty_like(lse)
-    delta_launch(call, x, grad, out, delta).run()
-    t = first_of(call, q, k, v, grad, lse, delta)
+    x, delta, sums = scoring_of(call, q, k), torch.empty_like(lse), torch.empty_like(lse)
+    delta_launch(call, x, grad, out, lse, delta, sums).run()
+    t = first_of(call, q, k, v, grad, sums, delta)
     found = [table_gradient(call, x, t, Tile(*tile, 4, 1)) for _ in range(1 + twice)]
 
     def reference(wanted: torch.dtype) -> Tensor:

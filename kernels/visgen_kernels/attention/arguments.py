@@ -75,11 +75,14 @@ class Keys(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Queries, the gradient G of their outputs, their log-sum-exp and delta = rowsum(G o O)."""
+    """Queries, the gradient G of their outputs, and two numbers a row from `attention_delta`.
+
+    sums: the base-2 log-sum-exp, inf where a row sees nothing; delta: rowsum(G o O).
+    """
 
     q: Rows
     grad: Rows
-    lse: Rows
+    sums: Rows
     delta: Rows
 
 

@@ -43,6 +43,7 @@ from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.attention.tiles_jit import (
     FULL,
     LN2,
+    LOG2_E,
     dot_parts,
     head_of_words,
     keep_factors,
@@ -61,8 +62,13 @@ from visgen_kernels.launch import Launch
 
 
 @triton.jit
-def attention_delta(grad: Rows, out: Rows, delta: Rows, x: Scoring, block_m: tl.constexpr):
-    """Delta = rowsum(G o O) of a tile of queries of one head of one sequence, float32."""
+def attention_delta(
+    grad: Rows, out: Rows, lse: Rows, delta: Rows, sums: Rows, x: Scoring, block_m: tl.constexpr
+):
+    """What the other kernels need of a row, float32: rowsum(G o O) and the base-2 log-sum-exp.
+
+    The latter is inf for rows that see nothing, which makes their weights 0 without a mask.
+    """
     blocks = tl.cdiv(x.n_q, block_m)
     pid = tl.program_id(0)
     head, z = pid // blocks % x.heads, pid // blocks // x.heads
@@ -75,6 +81,9 @@ def attention_delta(grad: Rows, out: Rows, delta: Rows, x: Scoring, block_m: tl.
     if grad.d1 > 0:
         total += tl.sum(g_1.to(tl.float32) * o_1.to(tl.float32), 1)
     tl.store(sequence_base(delta, z, head, x.sizes) + token_offsets(delta, rows), total, inside)
+    of_row = tl.load(sequence_base(lse, z, head, x.sizes) + token_offsets(lse, rows), mask=inside)
+    of_row = tl.where(of_row == -float("inf"), float("inf"), of_row * LOG2_E)
+    tl.store(sequence_base(sums, z, head, x.sizes) + token_offsets(sums, rows), of_row, inside)
 
 
 @triton.jit
@@ -281,25 +290,28 @@ def attention_backward_keys(
         tl.store(dc_base + token_offsets(dc, j), tl.where(present, colsum, 0.0), exists)
 
 
-def delta_launch(call: Call, x: Scoring, grad: Tensor, out: Tensor, delta: Tensor) -> Launch:
-    """Delta (b, *grid, h), float32, of G and O (b, *grid, h, d_v)."""
+def delta_launch(
+    call: Call, x: Scoring, grad: Tensor, out: Tensor, lse: Tensor, delta: Tensor, sums: Tensor
+) -> Launch:
+    """The kernel that writes delta and sums (b, *grid, h) of G, O (b, *grid, h, d_v) and lse."""
     block = 64
     sequences = call.layout.sequences(out.shape[1:-2]) * out.shape[0]
     place = partial(rows_of, call.layout)
+    vectors = [vector_of(call.layout, y) for y in (lse, delta, sums)]
     return Launch(
         attention_delta,
         sequences * x.heads * triton.cdiv(x.n_q, block),
-        (place(grad), place(out), vector_of(call.layout, delta), x),
+        (place(grad), place(out), *vectors, x),
         {"block_m": block},
         4,
         1,
     )
 
 
-def queries_of(call: Call, q: Tensor, grad: Tensor, lse: Tensor, delta: Tensor) -> Queries:
+def queries_of(call: Call, q: Tensor, grad: Tensor, sums: Tensor, delta: Tensor) -> Queries:
     """The queries' side as the kernels take it."""
     place, vector = partial(rows_of, call.layout), partial(vector_of, call.layout)
-    return Queries(place(q), place(grad), vector(lse), vector(delta))
+    return Queries(place(q), place(grad), vector(sums), vector(delta))
 
 
 def keys_of(call: Call, k: Tensor, v: Tensor) -> Keys:

@@ -118,12 +118,12 @@ def _moved(rows, base, start, near: tl.constexpr):
 @triton.jit
 def _query_bases(t, z, head, start, x, near: tl.constexpr):
     """`second_query_bases`, moved to token `start`."""
-    (q, g, lse, delta), u, m, e = second_query_bases(t, z, head, x)
+    (q, g, sums, delta), u, m, e = second_query_bases(t, z, head, x)
     return (
         (
             _moved(t.q, q, start, near),
             _moved(t.grad, g, start, near),
-            _moved(t.lse, lse, start, near),
+            _moved(t.sums, sums, start, near),
             _moved(t.delta, delta, start, near),
         ),
         _moved(t.of_q, u, start, near),

@@ -16,7 +16,7 @@ from visgen_kernels.attention.arguments import scoring_of
 from visgen_kernels.attention.backward import delta_launch
 from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.gradients import Needs
-from visgen_kernels.attention.launch import lists_for
+from visgen_kernels.attention.launch import chosen_tile, lists_for
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import first_of, readable, second_of
 from visgen_kernels.attention.tiles import Tile
@@ -44,6 +44,39 @@ class _Memory:
     packed: Tensor | None  # what q, k and v are views of
 
 
+def double_backward_of(
+    call: Call,
+    cotangents: Cotangents,
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    needs_grad: bool,
+    needs: Needs,
+    packed: bool,
+) -> list[Tensor]:
+    """`double_backward_tiled` at the table's tiles."""
+    names = ("double_rows", "double_queries", "double_keys", "table")
+    tiles = DoubleTiles(*(chosen_tile(name, call, q, v) for name in names))
+    return double_backward_tiled(
+        call,
+        cotangents,
+        grad,
+        out,
+        lse,
+        q,
+        k,
+        v,
+        tiles,
+        needs_grad=needs_grad,
+        needs=needs,
+        packed=packed,
+    )
+
+
 def double_backward_tiled(
     call: Call,
     cotangents: Cotangents,
@@ -66,9 +99,9 @@ def double_backward_tiled(
     gradient is one tensor.
     """
     x, grad = scoring_of(call, q, k), readable(grad)
-    delta, m, e = (torch.empty_like(lse) for _ in range(3))
-    delta_launch(call, x, grad, out, delta).run()
-    first = first_of(call, q, k, v, grad, lse, delta)
+    sums, delta, m, e = (torch.empty_like(lse) for _ in range(4))
+    delta_launch(call, x, grad, out, lse, delta, sums).run()
+    first = first_of(call, q, k, v, grad, sums, delta)
     t = second_of(call, x, first, cotangents, m, e, needs_grad=needs_grad, needs=needs)
     memory = _memory(call, grad, q, k, v, needs_grad, needs, packed)
     lists = lists_for(call, q, k, tiles.rows, of_keys=False)

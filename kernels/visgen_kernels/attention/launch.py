@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from visgen_kernels.attention import bias_gradient
 from visgen_kernels.attention.arguments import head_parts, scoring_of
 from visgen_kernels.attention.backward import (
     delta_launch,
@@ -21,6 +22,7 @@ from visgen_kernels.attention.backward import (
 from visgen_kernels.attention.forward import forward_launch
 from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.problem import Call
+from visgen_kernels.attention.second import first_of
 from visgen_kernels.attention.tile_lists import TileLists, tile_lists
 from visgen_kernels.attention.tiles import Tile, target_of, tile_for
 from visgen_kernels.masks import BlockList, Blocks2d, Causal, Full
@@ -46,7 +48,8 @@ def is_plain(call: Call) -> bool:
     return simple and not added and not call.dropout
 
 
-def _tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
+def chosen_tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
+    """The table's tile of a kernel for a call."""
     return tile_for(
         kernel,
         target_of(q.device),
@@ -59,7 +62,7 @@ def _tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d_v) in q's dtype and log-sum-exp (b, *grid, h) in float32."""
-    return forward_tiled(call, q, k, v, _tile("forward", call, q, v))
+    return forward_tiled(call, q, k, v, chosen_tile("forward", call, q, v))
 
 
 def forward_tiled(call: Call, q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -88,7 +91,7 @@ def backward(
 
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
-    of_queries, of_keys = (_tile(name, call, q, v) for name in ("queries", "keys"))
+    of_queries, of_keys = (chosen_tile(name, call, q, v) for name in ("queries", "keys"))
     return backward_tiled(
         call, grad, out, lse, q, k, v, of_queries, of_keys, needs=needs, packed=packed
     )
@@ -109,14 +112,14 @@ def backward_tiled(
     packed: bool,
 ) -> list[Tensor]:
     """`backward` with K2 at given tiles."""
-    x, delta = scoring_of(call, q, k), torch.empty_like(lse)
+    x, delta, sums = scoring_of(call, q, k), torch.empty_like(lse), torch.empty_like(lse)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
     results, (dq, dk, dv) = gradient_memory((q, k, v), needs, packed)
     dc = None
     if needs.key_bias and call.key_bias is not None:
         dc = torch.empty_like(call.key_bias, memory_format=torch.contiguous_format)
-    delta_launch(call, x, grad, out, delta).run()
-    queries, keys = queries_of(call, q, grad, lse, delta), keys_of(call, k, v)
+    delta_launch(call, x, grad, out, lse, delta, sums).run()
+    queries, keys = queries_of(call, q, grad, sums, delta), keys_of(call, k, v)
     if needs.q:
         lists = lists_for(call, q, k, of_queries, of_keys=False)
         queries_launch(call, x, lists, queries, keys, dq, of_queries).run()
@@ -124,7 +127,9 @@ def backward_tiled(
         lists = lists_for(call, q, k, of_keys, of_keys=True)
         keys_launch(call, x, lists, queries, keys, dk, dv, dc, of_keys).run()
     if needs.table:
-        raise NotImplementedError
+        first = first_of(call, q, k, v, grad, sums, delta)
+        tile = chosen_tile("table", call, q, v)
+        results.append(bias_gradient.table_gradient(call, x, first, tile))
     return [*results, *([] if dc is None else [dc])]
 
 

@@ -93,7 +93,7 @@ def _backward(grad: Tensor, out: Tensor, lse: Tensor, kept: Tensor, *rest: Any) 
         from visgen_kernels.attention import launch
 
         return launch.backward(call, grad, out, lse, q, k, v, needs=needs, packed=packed)
-    return chunked.backward(call, grad, kept, q, k, v, needs=needs, packed=packed)
+    return chunked.backward(call, grad, out, lse, kept, q, k, v, needs=needs, packed=packed)
 
 
 def _backward_fake(
@@ -122,9 +122,9 @@ def _double_backward(
         parts[:3] = parts[0].unbind(-3)
     given_parts, needs = Cotangents(*parts), Needs(*_unpack(wanted[1:], packed))
     if inputs[16] == "triton":
-        from visgen_kernels.attention import launch
+        from visgen_kernels.attention import double_launch
 
-        return launch.double_backward(
+        return double_launch.double_backward_of(
             call,
             given_parts,
             grad,

@@ -28,7 +28,7 @@ class Second(NamedTuple):
 
     q: Rows
     grad: Rows  # G
-    lse: Rows
+    sums: Rows  # base-2 log-sum-exp, inf where a row sees nothing
     delta: Rows
     k: Rows
     v: Rows
@@ -51,11 +51,11 @@ def readable(x: Tensor) -> Tensor:
 
 
 def first_of(
-    call: Call, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, lse: Tensor, delta: Tensor
+    call: Call, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, sums: Tensor, delta: Tensor
 ) -> Second:
-    """The tensors of a first derivative; grad (b, *grid, h, d_v), lse and delta (b, *grid, h)."""
+    """The tensors of a first derivative; grad (b, *grid, h, d_v), sums and delta (b, *grid, h)."""
     place, vector = partial(rows_of, call.layout), partial(vector_of, call.layout)
-    sides = (place(q), place(readable(grad)), vector(lse), vector(delta), place(k), place(v))
+    sides = (place(q), place(readable(grad)), vector(sums), vector(delta), place(k), place(v))
     absent = (None, None, None, None, None, None, None)
     return Second(*sides, *absent, *_wanted(False, _NO_NEEDS))
 

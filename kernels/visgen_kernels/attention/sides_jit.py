@@ -1,6 +1,6 @@
 """What the kernels of both derivatives load: the side of the queries, that of the keys, and P.
 
-Queries that are not there, or that see nothing, are given lse = inf, which makes their weights 0
+Queries that are not there, or that see nothing, have a log-sum-exp of inf, which makes their weights 0
 without a mask.
 """
 
@@ -15,7 +15,6 @@ import triton.language as tl
 
 from visgen_kernels.attention.tiles_jit import (
     FULL,
-    LOG2_E,
     bias_rows,
     dot_parts,
     finite,
@@ -32,10 +31,9 @@ from visgen_kernels.attention.tiles_jit import (
 
 
 @triton.jit
-def load_sums(lse, base, rows, inside):
-    """Base-2 log-sum-exp of rows; inf where a row is absent or sees nothing: its weights are 0."""
-    sums = tl.load(base + token_offsets(lse, rows), mask=inside, other=float("inf")) * LOG2_E
-    return tl.where(sums == -float("inf"), float("inf"), sums)
+def load_sums(sums, base, rows, inside):
+    """Base-2 log-sum-exp of rows, inf where a row is absent: its weights are 0."""
+    return tl.load(base + token_offsets(sums, rows), mask=inside, other=float("inf"))
 
 
 @triton.jit
@@ -115,21 +113,21 @@ def load_keys_at(keys, k_base, v_base, c_base, near, j, present, x, whole: tl.co
 @triton.jit
 def load_row_side(queries, bases, rows, inside, head, x, whole: tl.constexpr):
     """Queries (signed) and G as dot operands, base-2 log-sum-exp, delta, bias rows."""
-    q_base, g_base, lse_base, delta_base = bases
+    q_base, g_base, sums_base, delta_base = bases
     q_0, q_1 = load_queries(queries.q, q_base, token_offsets(queries.q, rows), inside, x, whole)
     g_0, g_1 = load_both(queries.grad, g_base, token_offsets(queries.grad, rows), inside, whole)
     g_0, g_1 = operands(queries.grad, g_0, g_1, x)
-    sums = load_sums(queries.lse, lse_base, rows, inside)
+    sums = load_sums(queries.sums, sums_base, rows, inside)
     delta = load_vector(queries.delta, delta_base, rows, inside)
     return q_0, q_1, g_0, g_1, sums, delta, bias_rows(rows, inside, head, x)
 
 
 @triton.jit
 def query_bases(queries, z, head, x):
-    """Where the queries' side of a sequence's head begins: q, G, lse, delta."""
+    """Where the queries' side of a sequence's head begins: q, G, sums, delta."""
     return (
         sequence_base(queries.q, z, head, x.sizes),
         sequence_base(queries.grad, z, head, x.sizes),
-        sequence_base(queries.lse, z, head, x.sizes),
+        sequence_base(queries.sums, z, head, x.sizes),
         sequence_base(queries.delta, z, head, x.sizes),
     )

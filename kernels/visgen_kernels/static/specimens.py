@@ -102,11 +102,13 @@ def facts_of(launch: Launch, layer: Layer, direction: str) -> Facts:
         return Facts(launch.name, direction, launch.programs, tile_of(launch), dtype=layer.dtype)
     shape, maths = layer.shape, MATHS[kernel]
     scores = flops = whole = None
-    masked = 0.0
+    masked, masked_scores = 0.0, None
     if maths.scores:
         block_m, block_n = launch.constants["block_m"], launch.constants["block_n"]
-        found = passes(shape, block_m, block_n, of_keys=maths.of_keys)
+        piece = None if maths.of_keys else launch.constants.get("masked_n")
+        found = passes(shape, block_m, block_n, of_keys=maths.of_keys, piece=piece)
         scores, whole, masked = float(block_m * block_n), found.whole, found.masked
+        masked_scores = scores if piece is None else float(block_m * piece)
         masked *= block_n // launch.constants.get("masked_n", block_n)  # taken in pieces
         flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
     return Facts(
@@ -118,6 +120,7 @@ def facts_of(launch: Launch, layer: Layer, direction: str) -> Facts:
         flops=flops,
         whole=whole,
         masked=masked,
+        masked_scores=masked_scores,
         work=kernel_work(kernel, shape, itemsize=DTYPES[layer.dtype].itemsize),
         widest=widest_access(launch),
         dtype=layer.dtype,
