@@ -84,6 +84,8 @@ class Queries(NamedTuple):
     grad: Rows
     sums: Rows
     delta: Rows
+    with_k: tl.constexpr  # are dK and the key bias's gradient wanted?
+    with_v: tl.constexpr  # is dV?
 
 
 class Lists(NamedTuple):

@@ -204,25 +204,29 @@ def _keys_tile(
     if not whole and x.code[0] != FULL:
         seen = visible(i[None, :], j[:, None], x, words)
         p = tl.where(seen, p, 0.0)
-    dp = dot_parts(queries.grad, v_0, v_1, g_0, g_1, tl.zeros((block_n, block_m), tl.float32), x)
     dropped = p
     if x.dropout:
         factors = keep_factors(seed, number, rows, j, x, True)
         dropped *= factors
-        dp *= factors
-    rounded = operand(dropped, dtype, x.emulate)
-    dv_0 = tl.dot(rounded, g_0, dv_0, input_precision=x.precision)
-    if queries.grad.d1 > 0:
-        dv_1 = tl.dot(rounded, g_1, dv_1, input_precision=x.precision)
-    ds = p * (dp - delta[None, :])
-    if not whole and x.code[0] != FULL:  # a hidden value may be NaN
-        ds = tl.where(seen, ds, 0.0)
-    if x.key_bias is not None:
-        dc += tl.sum(ds, 1)
-    rounded = operand(ds, dtype, x.emulate)
-    dk_0 = tl.dot(rounded, q_0, dk_0, input_precision=x.precision)
-    if queries.q.d1 > 0:
-        dk_1 = tl.dot(rounded, q_1, dk_1, input_precision=x.precision)
+    if queries.with_v:
+        rounded = operand(dropped, dtype, x.emulate)
+        dv_0 = tl.dot(rounded, g_0, dv_0, input_precision=x.precision)
+        if queries.grad.d1 > 0:
+            dv_1 = tl.dot(rounded, g_1, dv_1, input_precision=x.precision)
+    if queries.with_k:
+        zero = tl.zeros((block_n, block_m), tl.float32)
+        dp = dot_parts(queries.grad, v_0, v_1, g_0, g_1, zero, x)
+        if x.dropout:
+            dp *= factors
+        ds = p * (dp - delta[None, :])
+        if not whole and x.code[0] != FULL:  # a hidden value may be NaN
+            ds = tl.where(seen, ds, 0.0)
+        if x.key_bias is not None:
+            dc += tl.sum(ds, 1)
+        rounded = operand(ds, dtype, x.emulate)
+        dk_0 = tl.dot(rounded, q_0, dk_0, input_precision=x.precision)
+        if queries.q.d1 > 0:
+            dk_1 = tl.dot(rounded, q_1, dk_1, input_precision=x.precision)
     return dv_0, dv_1, dk_0, dk_1, dc
 
 
@@ -241,8 +245,8 @@ def attention_backward_keys(
 ):
     """dK, dV and d key_bias of a tile of keys of one head of one sequence.
 
-    Keys that are not there (beyond a sample's length, or with a bias of -inf) get zeros. dc None:
-    no gradient of the key bias is asked for.
+    Keys that are not there (beyond a sample's length, or with a bias of -inf) get zeros. What is
+    not wanted is None: one of dk and dv, dc.
     """
     pid = tl.program_id(0)
     head, z, tile = pid // blocks % x.heads, pid // blocks // x.heads, pid % blocks
@@ -266,11 +270,13 @@ def attention_backward_keys(
     fixed = (
         k_0, k_1, v_0, v_1, c, j, present, bases, head_of_words(x, z), seed, number, head
     )  # fmt: skip
+    wide_k: tl.constexpr = keys.k.d1 > 0 and queries.with_k
+    wide_v: tl.constexpr = keys.v.d1 > 0 and queries.with_v
     state = (
-        tl.zeros((block_n, keys.v.d0), tl.float32),
-        tl.zeros((block_n, keys.v.d1 if keys.v.d1 > 0 else 16), tl.float32),
-        tl.zeros((block_n, keys.k.d0), tl.float32),
-        tl.zeros((block_n, keys.k.d1 if keys.k.d1 > 0 else 16), tl.float32),
+        tl.zeros((block_n, keys.v.d0 if queries.with_v else 16), tl.float32),
+        tl.zeros((block_n, keys.v.d1 if wide_v else 16), tl.float32),
+        tl.zeros((block_n, keys.k.d0 if queries.with_k else 16), tl.float32),
+        tl.zeros((block_n, keys.k.d1 if wide_k else 16), tl.float32),
         tl.zeros((block_n,), tl.float32),
     )
     dv_0, dv_1, dk_0, dk_1, colsum = walk_queries(
@@ -278,13 +284,15 @@ def attention_backward_keys(
     )
     gone, exists = ~present[:, None], j < x.n_k
     exists = exists & position(tile * block_n + tl.arange(0, block_n), x)[1]
-    dv_base = sequence_base(dv, z, head, x.sizes)
-    dv_0, dv_1 = tl.where(gone, 0.0, dv_0), tl.where(gone, 0.0, dv_1)
-    store_both(dv, dv_base, token_offsets(dv, j), exists, dv_0, dv_1)
-    factor = x.scale * LN2  # the sign is in q
-    dk_base = sequence_base(dk, z, head, x.sizes)
-    dk_0, dk_1 = tl.where(gone, 0.0, dk_0 * factor), tl.where(gone, 0.0, dk_1 * factor)
-    store_both(dk, dk_base, token_offsets(dk, j), exists, dk_0, dk_1)
+    if queries.with_v:
+        dv_base = sequence_base(dv, z, head, x.sizes)
+        dv_0, dv_1 = tl.where(gone, 0.0, dv_0), tl.where(gone, 0.0, dv_1)
+        store_both(dv, dv_base, token_offsets(dv, j), exists, dv_0, dv_1)
+    if queries.with_k:
+        factor = x.scale * LN2  # the sign is in q
+        dk_base = sequence_base(dk, z, head, x.sizes)
+        dk_0, dk_1 = tl.where(gone, 0.0, dk_0 * factor), tl.where(gone, 0.0, dk_1 * factor)
+        store_both(dk, dk_base, token_offsets(dk, j), exists, dk_0, dk_1)
     if dc is not None:
         dc_base = sequence_base(dc, z, head, x.sizes)
         tl.store(dc_base + token_offsets(dc, j), tl.where(present, colsum, 0.0), exists)
@@ -308,10 +316,20 @@ def delta_launch(
     )
 
 
-def queries_of(call: Call, q: Tensor, grad: Tensor, sums: Tensor, delta: Tensor) -> Queries:
-    """The queries' side as the kernels take it."""
+def queries_of(
+    call: Call,
+    q: Tensor,
+    grad: Tensor,
+    sums: Tensor,
+    delta: Tensor,
+    *,
+    with_k: bool = True,
+    with_v: bool = True,
+) -> Queries:
+    """The queries' side as the kernels take it, and what the kernel over keys is to compute."""
     place, vector = partial(rows_of, call.layout), partial(vector_of, call.layout)
-    return Queries(place(q), place(grad), vector(sums), vector(delta))
+    wanted = tl.constexpr(with_k), tl.constexpr(with_v)
+    return Queries(place(q), place(grad), vector(sums), vector(delta), *wanted)
 
 
 def keys_of(call: Call, k: Tensor, v: Tensor) -> Keys:
@@ -348,20 +366,24 @@ def keys_launch(
     lists: TileLists | None,
     queries: Queries,
     keys: Keys,
-    dk: Tensor,
-    dv: Tensor,
+    dk: Tensor | None,
+    dv: Tensor | None,
     dc: Tensor | None,
     tile: Tile,
 ) -> Launch:
-    """The kernel that writes dk, dv (b, *grid_k, h, ...) and, if given, dc (b, *grid_k, h)."""
+    """The kernel that writes dk, dv (b, *grid_k, h, ...) and dc (b, *grid_k, h); None: not wanted.
+
+    Which of dk and dv it computes, `queries` says; dc comes with dk.
+    """
     blocks = triton.cdiv(x.n_k, tile.block_n) if lists is None else lists.tiles
-    sequences = call.layout.sequences(dk.shape[1:-2]) * dk.shape[0]
-    place = partial(rows_of, call.layout)
+    k = keys.k.base
+    sequences = call.layout.sequences(k.shape[1:-2]) * k.shape[0]
+    of_k, of_v = (None if y is None else rows_of(call.layout, y) for y in (dk, dv))
     shift = None if dc is None else vector_of(call.layout, dc)
     return Launch(
         attention_backward_keys,
         sequences * x.heads * blocks,
-        (queries, keys, place(dk), place(dv), shift, x, lists_of(lists), blocks),
+        (queries, keys, of_k, of_v, shift, x, lists_of(lists), blocks),
         {"block_m": tile.block_m, "block_n": tile.block_n},
         tile.warps,
         tile.stages,

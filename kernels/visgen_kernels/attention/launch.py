@@ -123,14 +123,33 @@ def backward_tiled(
     if needs.q:
         lists = lists_for(call, q, k, of_queries, of_keys=False)
         queries_launch(call, x, lists, queries, keys, dq, of_queries).run()
-    if needs.k or needs.v or dc is not None:
-        lists = lists_for(call, q, k, of_keys, of_keys=True)
-        keys_launch(call, x, lists, queries, keys, dk, dv, dc, of_keys).run()
+    lists = lists_for(call, q, k, of_keys, of_keys=True)
+    for with_k, with_v in key_passes(needs, head_parts(q.shape[-1]), head_parts(v.shape[-1])):
+        queries = queries_of(call, q, grad, sums, delta, with_k=with_k, with_v=with_v)
+        into = (dk if with_k else None, dv if with_v else None, dc if with_k else None)
+        keys_launch(call, x, lists, queries, keys, *into, of_keys).run()
     if needs.table:
         first = first_of(call, q, k, v, grad, sums, delta)
         tile = chosen_tile("table", call, q, v)
         results.append(bias_gradient.table_gradient(call, x, first, tile))
     return [*results, *([] if dc is None else [dc])]
+
+
+# Wider sums of dK and dV together do not fit into registers beside the scores.
+_BOTH_SUMS = 192
+
+
+def key_passes(
+    needs: Needs, parts: tuple[int, int], value_parts: tuple[int, int]
+) -> list[tuple[bool, bool]]:
+    """Launches of the kernel over keys, as (with dK and d key_bias, with dV).
+
+    One if the sums of both fit, else one for each, which computes the weights twice.
+    """
+    with_k, with_v = needs.k or needs.key_bias, needs.v
+    if with_k and with_v and sum(parts) + sum(value_parts) > _BOTH_SUMS:
+        return [(True, False), (False, True)]
+    return [(with_k, with_v)] if with_k or with_v else []
 
 
 def gradient_memory(
@@ -145,7 +164,7 @@ def gradient_memory(
         whole = q.new_empty((*q.shape[:-2], 3, *q.shape[-2:]))
         dq, dk, dv = whole.unbind(-3)
         return ([whole] if needs.q else []), (dq, dk, dv)
-    # k and v come out of one kernel: what nobody asked for is written and dropped.
+    # dK comes with the key bias's gradient: what nobody asked for is written and dropped.
     memory = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
     wanted = zip(memory, (needs.q, needs.k, needs.v), strict=True)
     return [x for x, needed in wanted if needed], (memory[0], memory[1], memory[2])
