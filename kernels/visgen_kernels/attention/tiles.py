@@ -40,6 +40,10 @@ class Tile:
         return {"matrix_instr_nonkdim": 16} if self.narrow_mfma else {}
 
 
+# Padded head dimensions that entries are made for; each stands for all up to it.
+WIDTHS = (32, 64, 96, 128, 144, 256)
+
+
 def target_of(device: torch.device) -> str:
     """The target whose tiles a device uses; in Triton's interpreter those of sm_90.
 
