@@ -9,6 +9,7 @@ from visgen_kernels.attention import (
     unsupported,
 )
 from visgen_kernels.biases import RelativePosition2d
+from visgen_kernels.codebook import code_sums, nearest_code
 from visgen_kernels.decode import attention_decode
 from visgen_kernels.key_blocks import KeyBlocks
 from visgen_kernels.layouts import Axis, Sequence, Windows
@@ -40,6 +41,8 @@ __all__ = [
     "attention",
     "attention_decode",
     "attention_flops",
+    "code_sums",
+    "nearest_code",
     "resolve",
     "unsupported",
 ]

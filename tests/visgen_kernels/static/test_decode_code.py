@@ -6,6 +6,7 @@ Compiles in this process, where Triton's interpreter is off.
 import pytest
 
 from visgen_kernels import BlockList
+from visgen_kernels.codebook_kernel import default_precision, meta_nearest_launch
 from visgen_kernels.decode_launch import meta_decode_launches
 from visgen_kernels.key_blocks import KeyLists
 from visgen_kernels.launch import Launch
@@ -61,3 +62,25 @@ def test_several_queries_repeat_no_matrix_products() -> None:
 def test_one_split_writes_the_output_itself() -> None:
     (alone,) = meta_decode_launches(batch=128, heads=4, keys=4096, d=64)
     assert alone.programs == 512
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_the_search_for_codes_uses_matrix_units_without_repeated_work(target: str) -> None:
+    launch = meta_nearest_launch(vectors=32_768, codes=2048, d=256, target=target)
+    tile = launch.constants
+    needed = 2 * tile["block_m"] * tile["block_k"] * tile["block_d"]
+    found = read(launch, target, flops=needed)
+    check_clean(found)
+    assert found.whole.counts.matrix
+    products = 3 if default_precision(target) == "tf32x3" else 1
+    assert found.interior.mma_ratio == pytest.approx(products)
+    share = found.whole.counts.wide_share(8)
+    assert share is not None
+    assert share >= 0.9
+    if target == "sm_90":
+        assert any(name.startswith("HGMMA") for name in found.whole.counts.matrix)
+
+
+def test_few_vectors_are_searched_for_by_all_multiprocessors() -> None:
+    launch = meta_nearest_launch(vectors=1024, codes=2048, d=256, target="sm_90")
+    assert launch.programs == 128
