@@ -1,12 +1,13 @@
 """Every way in which a worker can end is a row, and none of them hurts the harness."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from visgen_bench.executors.local import LocalExecutor
+from visgen_bench.executors.local import SPIN_COUNT, LocalExecutor, worker_environment
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
@@ -168,3 +169,28 @@ def test_a_worker_dies_with_its_server(bench) -> None:
 
         assert select.select([handle], [], [], 10)[0]
         os.close(handle)
+
+
+def test_spinning_is_bounded_unless_its_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert worker_environment()["GOMP_SPINCOUNT"] == SPIN_COUNT
+    # libgomp reads it when it is loaded, which is in the server.
+    with LocalExecutor() as executor:
+        executor.warm_up(preload=False)
+        assert executor._server is not None
+        environ = Path(f"/proc/{executor._server.pid}/environ").read_bytes().split(b"\0")
+        assert f"GOMP_SPINCOUNT={SPIN_COUNT}".encode() in environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert "GOMP_SPINCOUNT" not in worker_environment()
+
+
+def test_the_spin_count_is_written_beside_a_time(bench) -> None:
+    text = (
+        '[[cell]]\nkind = "performance"\nmodel = "dcgan-digits8-tiny"\nmin_iters = 2\n'
+        "min_duration_s = 0.0\nwarmup_min_s = 0.0\nwarmup_max_s = 0.1\n"
+    )
+    assert bench.run(text).exit_code == 0
+    rows = to_rows(Store(bench.out).read("metrics"))
+    (row,) = [r for r in rows if (r["metric"], r["stat"]) == ("latency", "p50")]
+    assert json.loads(row["metric_opts"])["switches"]["GOMP_SPINCOUNT"] == SPIN_COUNT
