@@ -98,6 +98,10 @@ class BlockList:
             keys = (starts[:, None] * self.block + within).reshape(-1)
             yield Tile(slice(row * self.block, (row + 1) * self.block), keys, whole=False)
 
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        # A row sees its own block, or all of an earlier one.
+        return not all(any(c <= row for c in listed) for row, listed in enumerate(self._lists))
+
     def encode(self) -> list[int]:
         # The count travels too: on the meta device offsets and columns have no content.
         return [5, self.block, self.pairs(0, 0)]

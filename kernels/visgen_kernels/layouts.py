@@ -8,6 +8,7 @@ the grid is what lies between the batch and the heads.
     Windows(r, c)     (b, y, x, h, d)         -> (b * y/r * x/c, r * c, h, d)
 
 Everything is a chain of views; a copy is made only where the strides cannot express the result.
+`unfold` never copies: it keeps the axes apart that `split` merges.
 """
 
 from __future__ import annotations
@@ -47,6 +48,19 @@ class Sequence:
         """Inverse of `split`: (sequences, length, *rest) -> (b, *grid, *rest)."""
         return x
 
+    @property
+    def length_axes(self) -> int:
+        """How many axes of `unfold` make up the length."""
+        return 1
+
+    def unfold(self, x: Tensor, axes: int) -> Tensor:
+        """(b, *grid, *rest) -> (axes of the sequences, axes of the length, *rest), a view."""
+        return x
+
+    def keeps_order(self, axes: int) -> bool:
+        """Do the tokens of (sequences, length) come in the order of (b, *grid)?"""
+        return True
+
     def encode(self) -> list[int]:
         """The layout as integers, for the operator's schema."""
         return [0]
@@ -80,6 +94,16 @@ class Axis:
     def join(self, x: Tensor, batch: int, grid: Sizes[int]) -> Tensor:
         others = [size for axis, size in enumerate(grid) if axis != self.dim - 1]
         return x.unflatten(0, (batch, *others)).movedim(len(grid), self.dim)
+
+    @property
+    def length_axes(self) -> int:
+        return 1
+
+    def unfold(self, x: Tensor, axes: int) -> Tensor:
+        return x.movedim(self.dim, axes)
+
+    def keeps_order(self, axes: int) -> bool:
+        return self.dim == axes
 
     def encode(self) -> list[int]:
         return [1, self.dim]
@@ -119,13 +143,24 @@ class Windows:
 
     def split(self, x: Tensor, axes: int) -> Tensor:
         batch, height, width, *rest = x.shape
-        tiles = x.unflatten(2, (width // self.cols, self.cols))
-        tiles = tiles.unflatten(1, (height // self.rows, self.rows)).transpose(2, 3)
+        tiles = self.unfold(x, axes)
         return tiles.reshape(batch * self.sequences((height, width)), self.length(()), *rest)
+
+    @property
+    def length_axes(self) -> int:
+        return 2
+
+    def unfold(self, x: Tensor, axes: int) -> Tensor:
+        height, width = x.shape[1:3]
+        tiles = x.unflatten(2, (width // self.cols, self.cols))
+        return tiles.unflatten(1, (height // self.rows, self.rows)).transpose(2, 3)
 
     def join(self, x: Tensor, batch: int, grid: Sizes[int]) -> Tensor:
         tiles = (batch, grid[0] // self.rows, grid[1] // self.cols, self.rows, self.cols)
         return x.reshape(*tiles, *x.shape[2:]).transpose(2, 3).reshape(batch, *grid, *x.shape[2:])
+
+    def keeps_order(self, axes: int) -> bool:
+        return False
 
     def encode(self) -> list[int]:
         return [2, self.rows, self.cols]

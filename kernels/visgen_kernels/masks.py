@@ -56,6 +56,10 @@ class Full:
         for piece in row_slices(n_q, rows):
             yield Tile(piece, slice(0, n_k), whole=True)
 
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        """Can a query be left without any visible key, hidden by nothing but the mask?"""
+        return False
+
     def encode(self) -> list[int]:
         """The mask as integers, for the operator's schema."""
         return [0]
@@ -91,6 +95,9 @@ class Causal:
             end = self._end(last, n_k)
             yield Tile(piece, slice(0, end), whole=self._end(first, n_k) == end)
 
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        return n_q > n_k  # else every query has a key at its own position
+
     def encode(self) -> list[int]:
         return [1, self.group]
 
@@ -118,6 +125,11 @@ class SlidingWindow:
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return ((i - j).abs() <= self.radius) | (j < self.global_tokens)
 
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a tile: with many more than the window most scores would be hidden."""
+        return max(64, 2 * self.radius)
+
     def _span(self, i: int, n_k: int) -> tuple[int, int]:
         return max(0, min(i - self.radius, n_k)), max(0, min(i + self.radius + 1, n_k))
 
@@ -130,8 +142,7 @@ class SlidingWindow:
 
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
         head = min(self.global_tokens, n_k)
-        # Rows much wider than the window would compute mostly hidden scores.
-        for piece in row_slices(n_q, max(1, min(rows, max(32, 2 * self.radius)))):
+        for piece in row_slices(n_q, max(1, min(rows, self.tile_rows))):
             start = self._span(piece.start + n_k - n_q, n_k)[0]
             stop = max(start, self._span(piece.stop - 1 + n_k - n_q, n_k)[1])
             if start <= head:
@@ -139,6 +150,9 @@ class SlidingWindow:
             else:
                 keys = torch.cat([torch.arange(head), torch.arange(start, stop)])
             yield Tile(piece, keys if head else slice(start, stop), whole=False)
+
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        return n_q > n_k  # else every query has a key at its own position
 
     def encode(self) -> list[int]:
         return [2, self.radius, self.global_tokens]
@@ -171,6 +185,9 @@ class Blocks1d:
             start = self._span(piece.start + n_k - n_q, n_k)[0]
             stop = self._span(piece.stop - 1 + n_k - n_q, n_k)[1]
             yield Tile(piece, slice(start, max(start, stop)), whole=False)
+
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        return n_q > n_k  # else every query has a key at its own position
 
     def encode(self) -> list[int]:
         return [3, self.block]
@@ -244,6 +261,9 @@ class Blocks2d:
                 keys = torch.cat([*strips, block[: piece.stop]])
                 yield Tile(block[piece], keys.sort().values, whole=False)
 
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        return False  # every query sees itself
+
     def encode(self) -> list[int]:
         return [4, *self.map, *self.query, *self.flange]
 
@@ -261,6 +281,15 @@ def visible(mask: Mask, layout: Layout, rows: Tensor, keys: Tensor, shift: int) 
         ids = mask.sequences(layout)
         return ids[:, rows.to(ids.device), None] == ids[:, None, keys.to(ids.device)]
     return mask.visible(rows[:, None] + shift, keys[None]).expand(1, len(rows), len(keys))
+
+
+def one_tile(mask: Mask, n_q: int) -> bool:
+    """Does `tiles` take all rows and keys together, if so many rows are wanted?"""
+    if isinstance(mask, SlidingWindow):
+        return n_q <= mask.tile_rows
+    return isinstance(mask, Full | Causal | SameGroup) or (
+        isinstance(mask, Blocks1d) and n_q <= mask.block
+    )
 
 
 def tensors(mask: Mask) -> tuple[Tensor | None, Tensor | None]:

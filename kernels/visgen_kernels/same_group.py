@@ -105,5 +105,8 @@ class SameGroup:
         for piece in row_slices(n_q, rows):
             yield Tile(piece, slice(0, n_k), whole=False)
 
+    def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
+        return False  # every query sees itself
+
     def encode(self) -> list[int]:
         return [6]

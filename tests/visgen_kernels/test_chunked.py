@@ -24,6 +24,8 @@ from visgen_kernels import (
 )
 
 problem = importlib.import_module("visgen_kernels.attention.problem")
+entry = importlib.import_module("visgen_kernels.attention.entry")
+fused_cpu = importlib.import_module("visgen_kernels.attention.fused_cpu")
 
 # Scores in a chunk: everything at once, some rows at a time, one small tile at a time.
 CHUNKS = (512 * 1024, 400, 40)
@@ -153,6 +155,26 @@ def test_chunked_equals_the_definition_in_both_derivatives(
 ) -> None:
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
     expected, got = case.run("reference"), case.run("chunked")
+    for theirs, ours in zip(expected, got, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("scores", "inputs"), [(512 * 1024, 4 * 1024 * 1024), (400, 100)])
+def test_fused_kernel_equals_the_definition_in_both_derivatives(
+    case: Case, scores: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = case.shapes
+    if len(shapes) == 3:  # the kernel wants equal head dimensions
+        shapes = (shapes[0], shapes[1], (*shapes[2][:-1], shapes[1][-1]))
+    case = Case(case.name, shapes, case.options, case.size, case.key_bias)
+    expected = case.run("reference")
+    monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(fused_cpu, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(fused_cpu, "_COPIED_INPUTS", inputs)
+    monkeypatch.setattr(fused_cpu, "LEAST_SCORES", 0)
+    monkeypatch.setattr(entry, "keeps_weights", lambda *_: False)
+    got = case.run("chunked")
     for theirs, ours in zip(expected, got, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
@@ -369,8 +391,9 @@ def saved_elements(n: int, head_dim: int) -> int:
 
 
 def test_what_is_saved_is_linear_in_the_tokens() -> None:
-    # q, k, v, the output, and the weights where they are no more than twice q, k and v.
-    assert saved_elements(4096, 8) == 4096 * 8 * 4
-    assert saved_elements(2048, 8) == 2048 * 8 * 4
+    # q, k, v, the output, and the weights where they are no more than twice q, k and v, else one
+    # number a row.
+    assert saved_elements(4096, 8) == 4096 * (8 * 4 + 1)
+    assert saved_elements(2048, 8) == 2048 * (8 * 4 + 1)
     assert saved_elements(600, 8) == 600 * 8 * 4 + 600 * 600  # one chunk holds them
-    assert saved_elements(1024, 64) == 1024 * 64 * 4
+    assert saved_elements(1024, 64) == 1024 * (64 * 4 + 1)

@@ -1,39 +1,75 @@
-"""A piece of the scores, and how to read and write the tensors that belong to it."""
+"""Pieces of a call: blocks of sequences, chunks of their scores, and how to read and write them.
+
+A block is one sequence with all its heads, or as many short sequences as are worth one matrix
+product. Its tensors are (items, n, d), items = sequences times heads: a view where one sequence's
+strides allow it, else a copy in memory that is reused from block to block. So no layout needs more
+memory than a block, whatever axes its tokens are spread over.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import ceil, prod
 
-import torch
 from torch import Tensor
 
+from visgen_kernels.layouts import Layout
 from visgen_kernels.tiles import Index
 
 
 @dataclass(slots=True, eq=False)
-class Chunk:
-    """Scores (items, rows, keys), items = outer indices * inner indices (see `problem`)."""
+class Block:
+    """Sequences start .. stop; `index` picks them from the axes of the sequences."""
 
-    outer: slice
-    inner: slice  # all of them if there are several outer indices
-    rows: Index
-    keys: Index
-    hidden: Tensor | None  # bool like bias, true where the mask hides
-    bias: Tensor | None  # broadcasts with (outer, inner, rows, keys)
-    together: slice  # outer indices whose bias gradient is reduced together
-    last: bool  # no further chunk of these outer indices has these rows
-    items: int = field(init=False)
-    shape: tuple[int, int, int, int] = field(init=False)
+    index: tuple[int | slice, ...]
+    start: int
+    stop: int
+    count: int = field(init=False)
 
     def __post_init__(self) -> None:
-        outer, inner = self.outer.stop - self.outer.start, self.inner.stop - self.inner.start
-        self.items = outer * inner
-        self.shape = (outer, inner, length(self.rows), length(self.keys))
+        self.count = self.stop - self.start
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Scores (items, rows, keys) of a block; `shape` is (sequences, heads, rows, keys)."""
+
+    items: slice  # of the block's; all of them if it has several sequences
+    shape: tuple[int, int, int, int]
+    rows: Index
+    keys: Index
+    hidden: Tensor | None  # bool, broadcasts with shape; true where the mask hides
+    heads: slice
+    count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count = self.shape[0] * self.shape[1]
 
     def covers(self, n_q: int, n_k: int) -> bool:
         """Does the chunk hold all rows and keys of its items?"""
         return self.shape[2:] == (n_q, n_k)
+
+
+def blocks(axes: Sequence[int], most: int) -> list[Block]:
+    """Cut sequences, counted over several axes in raster order, into blocks of at most `most`."""
+    inner, axis = 1, len(axes)
+    while axis and inner * axes[axis - 1] <= most:
+        axis -= 1
+        inner *= axes[axis]
+    if not axis:
+        return [Block(tuple(slice(0, n) if inner > 1 else 0 for n in axes), 0, inner)]
+    cuts = equal_parts(axes[axis - 1], max(1, most // inner))
+    rest = tuple(slice(0, n) if inner > 1 else 0 for n in axes[axis:])
+    found = []
+    for number, lead in enumerate(product(*map(range, axes[: axis - 1]))):
+        for cut in cuts:
+            start = (number * axes[axis - 1] + cut.start) * inner
+            count = (cut.stop - cut.start) * inner
+            here = cut.start if count == 1 else cut
+            found.append(Block((*lead, here, *rest), start, start + count))
+    return found
 
 
 class Scratch:
@@ -59,46 +95,156 @@ class Scratch:
 
     def scores(self, name: str, chunk: Chunk) -> Tensor:
         """An uninitialised (items, rows, keys) array."""
-        return self.array(name, chunk.items, *chunk.shape[2:])
+        return self.array(name, chunk.count, *chunk.shape[2:])
 
 
-class Parts:
-    """A tensor (outer, inner, n, ...) that is read and written chunk by chunk.
+class Tokens:
+    """A tensor (b, *grid, h, ...) by blocks of sequences, (items, n, ...)."""
 
-    Taking it apart once is several times cheaper than indexing it for every chunk.
-    """
+    def __init__(self, x: Tensor, layout: Layout, axes: int, scratch: Scratch, name: str) -> None:
+        """axes: of the grid. scratch, name: memory for blocks that are no view."""
+        unfolded = layout.unfold(x, axes)
+        sequences = 1 + axes + (unfolded.ndim - x.ndim) - layout.length_axes
+        view = unfolded.movedim(sequences + layout.length_axes, sequences)
+        self.one_axis = True
+        if layout.length_axes == 2:
+            outer, inner = sequences + 1, sequences + 2
+            self.one_axis = view.stride(outer) == view.shape[inner] * view.stride(inner)
+            if self.one_axis:
+                view = view.flatten(outer, inner)
+        self.view = view  # (axes of the sequences, h, one or two axes of the length, ...)
+        self.items, self.n = (
+            x.shape[axes + 1],
+            prod(unfolded.shape[sequences:][: layout.length_axes]),
+        )
+        self.rest = tuple(x.shape[axes + 2 :])
+        self.scratch, self.name = scratch, name
+        # Matrix products want rows without gaps; new memory has the dtype of the scratch.
+        dense = not self.rest or self.rest[-1] <= 1 or x.stride(-1) == 1
+        self.direct = self.one_axis and dense and x.dtype == scratch.like.dtype
 
-    def __init__(self, whole: Tensor) -> None:
-        self.whole = whole
-        self.outer = whole.unbind(0)
+    @property
+    def sequence_axes(self) -> tuple[int, ...]:
+        """Sizes of the axes that sequences are counted over."""
+        return tuple(self.view.shape[: self.view.ndim - 1 - len(self.rest) - self._length_axes])
 
-    def items(self, chunk: Chunk) -> Tensor:
-        """The chunk's sequences and heads, (items, n, ...)."""
-        if chunk.shape[0] > 1:
-            return self.whole[chunk.outer].flatten(0, 1)
-        part = self.outer[chunk.outer.start]
-        return part if chunk.shape[1] == part.shape[0] else part[chunk.inner]
+    @property
+    def _length_axes(self) -> int:
+        return 1 if self.one_axis else 2
 
-    def take(self, chunk: Chunk, index: Index) -> Tensor:
-        """Of these the rows or keys `index`, (items, length of index, ...)."""
-        return select(self.items(chunk), index, 1)
+    @property
+    def run(self) -> int:
+        """How many sequences in order one stride reaches; 0 if they have to be copied anyway."""
+        if not self.direct:
+            return 0
+        axes = len(self.sequence_axes)
+        run = self.view.shape[axes - 1]
+        for axis in range(axes - 2, -1, -1):
+            step = self.view.shape[axis + 1] * self.view.stride(axis + 1)
+            if self.view.shape[axis] > 1 and self.view.stride(axis) != step:
+                break
+            run *= self.view.shape[axis]
+        return run
 
-    def put(self, chunk: Chunk, index: Index, value: Tensor, scale: float = 1.0) -> None:
-        """Write scale * value (items, length of index, ...) there."""
-        if chunk.shape[0] > 1:
-            part, along = self.whole[chunk.outer], 2
-            value = value.unflatten(0, chunk.shape[:2])
+    def load(self, block: Block) -> Tensor:
+        """The block's tokens (items, n, ...), to be read."""
+        part = self.view[block.index]
+        if self.direct and block.count == 1:
+            return part
+        memory = self.scratch.array(self.name, block.count * self.items, self.n, *self.rest)
+        memory.view(part.shape).copy_(part)
+        return memory
+
+    def several(self, block: Block) -> Tensor:
+        """The block's tokens (sequences, h, n, ...); a view wherever the strides allow it."""
+        part = self.view[block.index]
+        axes = part.ndim - 1 - len(self.rest) - self._length_axes  # of the sequences
+        if self.direct and axes <= 1:
+            return part if axes else part[None]
+        if self.direct and _mergeable(part, axes):
+            return part.flatten(0, axes - 1)
+        memory = self.scratch.array(self.name, block.count * self.items, self.n, *self.rest)
+        memory.view(part.shape).copy_(part)
+        return memory.unflatten(0, (block.count, self.items))
+
+
+def _mergeable(x: Tensor, axes: int) -> bool:
+    return all(
+        x.shape[axis] == 1 or x.stride(axis) == x.shape[axis + 1] * x.stride(axis + 1)
+        for axis in range(axes - 1)
+    )
+
+
+class Target(Tokens):
+    """New memory of that kind, written block by block: `open`, `put` its rows, `close`."""
+
+    def open(self, block: Block, *, zero: bool = False) -> None:
+        """Start a block; zero where not every row will be written."""
+        self.destination = self.view[block.index]
+        self.staged = not (self.direct and block.count == 1)
+        if self.staged:
+            shape = (block.count * self.items, self.n, *self.rest)
+            self.part = self.scratch.array(self.name, *shape)
         else:
-            part, along = self.items(chunk), 1
-        if not isinstance(index, slice):
-            where = (slice(None),) * along + (index,)
-            part[where] = (value * scale).to(part.dtype)
+            self.part = self.destination
+        if zero:
+            self.part.zero_()
+
+    def room(self, chunk: Chunk, index: Index) -> Tensor:
+        """Contiguous memory for the chunk's rows or keys `index`, to be filled and then `put`."""
+        shape = (chunk.count, length(index), *self.rest)
+        if self.staged and shape == self.part.shape:
+            return self.part
+        return self.scratch.array(f"{self.name} room", *shape)
+
+    def put(self, chunk: Chunk, index: Index, value: Tensor) -> None:
+        """Write value (chunk's items, length of index, ...)."""
+        if value is self.part:
             return
-        part = select(part, index, along)
-        if scale == 1.0:
-            part.copy_(value)
+        part = self.part if chunk.count == len(self.part) else self.part[chunk.items]
+        if isinstance(index, slice):
+            select(part, index, 1).copy_(value)
         else:
-            torch.mul(value, scale, out=part)
+            part[:, index] = value.to(part.dtype)
+
+    def close(self) -> None:
+        """End the block."""
+        if self.staged:
+            self.destination.copy_(self.part.view(self.destination.shape))
+
+    def start(self, block: Block, *, zero: bool = False) -> None:
+        """Like `open`, for rows of several sequences (sequences, h, rows, ...) at a time."""
+        self.destination, self.block = self.view[block.index], block
+        # Some rows of a window are no slice of the map.
+        self.staged, self.written = not self.one_axis, False
+        if zero and self.one_axis:
+            self.destination.zero_()
+        elif zero:
+            self._stage().zero_()
+
+    def _stage(self) -> Tensor:
+        shape = (self.block.count, self.items, self.n, *self.rest)
+        self.written = True
+        return self.scratch.array(self.name, *shape)
+
+    def write(self, index: Index, value: Tensor) -> None:
+        """Write rows or keys of all sequences of the block."""
+        if value.shape[2] == self.n and isinstance(index, slice):
+            self.destination.copy_(value.reshape(self.destination.shape))
+            self.written = False
+            return
+        axis = 2 if self.staged else self.destination.ndim - 1 - len(self.rest)
+        part = self._stage() if self.staged else self.destination
+        value = value if self.staged else value.reshape(*part.shape[:axis], -1, *self.rest)
+        if isinstance(index, slice):
+            select(part, index, axis).copy_(value)
+        else:
+            part.index_copy_(axis, index, value.to(part.dtype))
+
+    def finish(self) -> None:
+        """End the block."""
+        if self.written:
+            self.destination.copy_(self._stage().view(self.destination.shape))
 
 
 def length(index: Index) -> int:

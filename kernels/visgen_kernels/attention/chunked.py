@@ -17,9 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length
+from visgen_kernels.attention import fused_cpu
+from visgen_kernels.attention.chunk import Chunk
 from visgen_kernels.attention.gradients import InputGradients, Needs
-from visgen_kernels.attention.problem import Call, Problem
+from visgen_kernels.attention.problem import Call, Loaded, Problem, part
 
 
 def forward(
@@ -27,37 +28,62 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (b, *grid, h, d_v) in q's dtype, log-sum-exp (b, *grid, h), weights for the backward.
 
-    The weights (outer, inner, n_q, n_k) of `problem` come before dropout. lse and weights are empty
-    unless asked for.
+    The weights (sequences, heads, n_q, n_k) come before dropout. lse and weights are empty unless
+    asked for.
     """
     problem = Problem(call, q, k, v, buffers=1, kept=q.new_empty(0))
-    scratch = Scratch(problem.like)
-    out = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=q.dtype)
-    lse = problem.empty(problem.n_q, problem.heads).fill_(-torch.inf) if with_lse else None
-    outs = Parts(problem.arrange(out))
-    lses = None if lse is None else Parts(problem.arrange(lse))
-    kept = Parts(problem.like.new_empty(problem.scores)) if keep else None
-    for chunk in problem.chunks():
-        rows = length(chunk.rows)
-        part = None if lses is None else scratch.array("lse", chunk.items, rows)
-        memory = scratch.scores("weights", chunk) if kept is None else kept.items(chunk)
-        weights = problem.softmax(chunk, memory, part)
-        factors = problem.keep(chunk)
-        if factors is not None:
-            weights = weights * factors
-        o = scratch.array("out", chunk.items, rows, v.shape[-1])
-        problem.weighted_sum(weights, problem.v.take(chunk, chunk.keys), chunk, o)
-        outs.put(chunk, chunk.rows, o)
-        if lses is not None and part is not None:
-            lses.put(chunk, chunk.rows, part)
-    joined = problem.like.new_empty(0) if lse is None else problem.join(lse)
-    weights = problem.like.new_empty(0) if kept is None else kept.whole
-    return problem.join(out), joined, weights
+    if not keep and not (with_lse and problem.empty_rows) and _fused(problem):
+        out, lse = fused_cpu.forward(problem, q, k, v, with_lse=with_lse)
+        return out, lse, problem.like.new_empty(0)
+    out = q.new_empty(*q.shape[:-1], v.shape[-1])
+    lse = problem.like.new_empty(q.shape[:-1] if with_lse else (0,))
+    kept = problem.like.new_empty(problem.scores if keep else (0,))
+    if problem.empty:
+        return out.zero_(), lse.fill_(-torch.inf), kept.zero_()
+    outs = problem.target(out, "out")
+    lses = problem.target(lse, "lse") if with_lse else None
+    for block in problem.blocks():
+        loaded = problem.load(block)
+        outs.open(block, zero=problem.empty_rows)
+        if lses is not None:
+            lses.open(block)
+            lses.part.fill_(-torch.inf)
+        weights = kept[block.start : block.stop].flatten(0, 1) if keep else None
+        for chunk in problem.chunks(block):
+            if weights is None:
+                memory = problem.scratch.scores("weights", chunk)
+            else:
+                memory = part(weights, chunk, chunk.rows)
+            room = None if lses is None else lses.room(chunk, chunk.rows)
+            p = problem.softmax(loaded, chunk, memory, room)
+            factors = problem.keep(loaded, chunk)
+            if factors is not None:
+                p = p * factors
+            o = outs.room(chunk, chunk.rows)
+            problem.weighted_sum(p, part(loaded.v, chunk, chunk.keys), loaded, chunk, o)
+            outs.put(chunk, chunk.rows, o)
+            if lses is not None and room is not None:
+                lses.put(chunk, chunk.rows, room)
+        outs.close()
+        if lses is not None:
+            lses.close()
+    return out, lse, kept
+
+
+def _fused(problem: Problem) -> bool:
+    """Does torch's fused kernel compute the call (see `fused_cpu`)?"""
+    if problem.empty or not problem.finite:
+        return False
+    device, dropout = problem.like.device, problem.call.dropout
+    d, d_v = problem.q.rest[0], problem.v.rest[0]
+    return fused_cpu.fits(device, problem.n_q, problem.n_k, d, d_v, dropout)
 
 
 def backward(
     call: Call,
     grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
     kept: Tensor,
     q: Tensor,
     k: Tensor,
@@ -71,36 +97,49 @@ def backward(
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
     problem = Problem(call, q, k, v, buffers=2, kept=kept)
-    scratch = Scratch(problem.like)
-    grads = problem.canonical(grad)
+    biased = needs.table or needs.key_bias
+    if lse.numel() and kept.ndim != 4 and not (biased or problem.empty_rows) and _fused(problem):
+        return fused_cpu.backward(problem, grad, out, lse, q, k, v, needs=needs, packed=packed)
+    grads = problem.tokens(grad, "g")
     results = InputGradients(problem, needs, packed, (q, k, v))
-    for chunk in problem.chunks():
-        weights = problem.weights(chunk, scratch)
-        g = grads.take(chunk, chunk.rows)
-        factors = problem.keep(chunk)
-        if needs.v:
-            dropped = weights if factors is None else weights * factors
-            results.v.add(chunk, (dropped, g))
-        if not needs.scores:
-            continue
-        ds = scratch.scores("ds", chunk)
-        torch.bmm(g, problem.v.take(chunk, chunk.keys).mT, out=ds)
-        if factors is not None:
-            ds.mul_(factors)
-        softmax_backward(problem, chunk, ds, weights)
-        if needs.q:
-            dq = scratch.array("dq", chunk.items, length(chunk.rows), q.shape[-1])
-            problem.weighted_sum(ds, problem.k.take(chunk, chunk.keys), chunk, dq)
-            results.q.put(chunk, chunk.rows, dq, call.scale)
-        if needs.k:
-            results.k.add(chunk, (ds, problem.q.take(chunk, chunk.rows)), scale=call.scale)
-        results.bias.add(chunk, ds)
+    for block in problem.blocks():
+        loaded, g = problem.load(block), grads.load(block)
+        results.open(block)
+        for chunk in problem.chunks(block):
+            _add_chunk(problem, loaded, g, chunk, results)
+        results.close()
     return results.finish()
 
 
-def softmax_backward(problem: Problem, chunk: Chunk, grad: Tensor, weights: Tensor) -> None:
+def _add_chunk(
+    problem: Problem, loaded: Loaded, grad: Tensor, chunk: Chunk, results: InputGradients
+) -> None:
+    """Everything that one chunk of scores contributes."""
+    needs, scale = results.needs, problem.call.scale
+    weights = problem.weights(loaded, chunk)
+    g = part(grad, chunk, chunk.rows)
+    factors = problem.keep(loaded, chunk)
+    if needs.v:
+        results.v.add(chunk, (weights if factors is None else weights * factors, g))
+    if not needs.scores:
+        return
+    ds = problem.scratch.scores("ds", chunk)
+    torch.bmm(g, part(loaded.v, chunk, chunk.keys).mT, out=ds)
+    if factors is not None:
+        ds.mul_(factors)
+    softmax_backward(problem, loaded, chunk, ds, weights)
+    if needs.q:
+        results.put_q(loaded, chunk, ds, part(loaded.k, chunk, chunk.keys), scale)
+    if needs.k:
+        results.k.add(chunk, (ds, part(loaded.q, chunk, chunk.rows)), scale=scale)
+    results.bias.add(loaded.block, chunk, ds)
+
+
+def softmax_backward(
+    problem: Problem, loaded: Loaded, chunk: Chunk, grad: Tensor, weights: Tensor
+) -> None:
     """Grad becomes weights o (grad - rowsum(weights o grad)), in place."""
     if not problem.finite:
-        grad.masked_fill_(problem.hidden_scores(chunk), 0.0)
+        grad.masked_fill_(problem.hidden_scores(loaded, chunk), 0.0)
     # The operator behind softmax's own derivative: one pass over both instead of three.
     torch.ops.aten._softmax_backward_data.out(grad, weights, -1, grad.dtype, grad_input=grad)

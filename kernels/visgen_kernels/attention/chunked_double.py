@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length, select
+from visgen_kernels.attention.chunk import Block, Chunk, Target, Tokens, select
 from visgen_kernels.attention.chunked import softmax_backward
 from visgen_kernels.attention.gradients import InputGradients, Needs
-from visgen_kernels.attention.problem import Call, Problem
+from visgen_kernels.attention.problem import Call, Loaded, Problem, part
 from visgen_kernels.biases import expand_table
 
 
@@ -39,20 +39,43 @@ class Cotangents:
     key_bias: Tensor | None
 
 
+@dataclass(slots=True, eq=False)
+class _Given:
+    """What belongs to a block beside q, k and v: gradient, rowsum(G o O), cotangents."""
+
+    g: Tensor  # (items, n_q, d_v)
+    delta: Tensor  # (items, n_q, 1)
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
+    table: Tensor | None  # expanded, of all blocks alike
+    shift: Tensor | None  # (items, 1, n_k)
+
+
 class _Cotangents:
-    """The cotangents in the problem's canonical form."""
+    """Gradient and cotangents by blocks."""
 
-    def __init__(self, problem: Problem, given: Cotangents) -> None:
-        def canonical(x: Tensor | None) -> Parts | None:
-            return None if x is None else problem.canonical(x)
+    def __init__(self, problem: Problem, given: Cotangents, grad: Tensor, out: Tensor) -> None:
+        def tokens(x: Tensor | None, name: str) -> Tokens | None:
+            return None if x is None else problem.tokens(x, name)
 
-        self.q, self.k, self.v = canonical(given.q), canonical(given.k), canonical(given.v)
-        self.expanded = self.shift = None
+        self.g, self.out = problem.tokens(grad, "g"), problem.tokens(out, "o")
+        self.q, self.k, self.v = tokens(given.q, "u"), tokens(given.k, "w"), tokens(given.v, "x")
+        self.table = self.shift = None
         if given.table is not None and problem.call.size is not None:
-            self.expanded = expand_table(given.table, problem.call.size, problem.dtype)
+            self.table = expand_table(given.table, problem.call.size, problem.dtype)
         if given.key_bias is not None:
             split = problem.call.layout.split(given.key_bias.to(problem.dtype), problem.axes)
-            self.shift = Parts(problem.arrange(split)[:, :, None, :])
+            self.shift = split.transpose(1, 2).contiguous()[:, :, None]
+
+    def load(self, block: Block) -> _Given:
+        """Of one block."""
+        g, shift = self.g.load(block), None
+        delta = (g * self.out.load(block)).sum(-1, keepdim=True)
+        if self.shift is not None:
+            shift = self.shift[block.start : block.stop].flatten(0, 1)
+        q, k, v = (None if x is None else x.load(block) for x in (self.q, self.k, self.v))
+        return _Given(g, delta, q, k, v, self.table, shift)
 
 
 def double_backward(
@@ -71,44 +94,51 @@ def double_backward(
 ) -> list[Tensor]:
     """Gradients of grad, q (or packed), k, v, table, key bias: those needed, in this order."""
     problem = Problem(call, q, k, v, buffers=4, kept=kept)
-    scratch = Scratch(problem.like)
-    grads = problem.canonical(grad)
-    products = grads.whole * problem.canonical(out).whole
-    delta = Parts(products.sum(-1, keepdim=True))  # (outer, inner, n_q, 1)
-    given = _Cotangents(problem, cotangents)
+    memory = grad.new_empty(grad.shape if needs_grad else (0,))
+    first = [memory] if needs_grad else []
     results = InputGradients(problem, needs, packed, (q, k, v))
-    memory = problem.empty(problem.n_q, problem.heads, v.shape[-1], dtype=grad.dtype)
-    grad_grads = Parts(problem.arrange(memory)) if needs_grad else None
-    for chunk in problem.chunks():
-        _add_chunk(problem, scratch, chunk, given, grads, delta, results, grad_grads)
-    first = [problem.join(memory)] if needs_grad else []
+    if problem.empty:
+        memory.zero_()
+        return first + results.finish()
+    given = _Cotangents(problem, cotangents, grad, out)
+    grad_grads = None
+    if needs_grad:
+        grad_grads = problem.target(memory, "gg")
+    for block in problem.blocks():
+        loaded, here = problem.load(block), given.load(block)
+        results.open(block)
+        if grad_grads is not None:
+            grad_grads.open(block, zero=problem.empty_rows)
+        for chunk in problem.chunks(block):
+            _add_chunk(problem, loaded, here, chunk, results, grad_grads)
+        results.close()
+        if grad_grads is not None:
+            grad_grads.close()
     return first + results.finish()
 
 
 def _add_chunk(
     problem: Problem,
-    scratch: Scratch,
+    loaded: Loaded,
+    given: _Given,
     chunk: Chunk,
-    given: _Cotangents,
-    grads: Parts,
-    delta: Parts,
     results: InputGradients,
-    grad_grads: Parts | None,
+    grad_grads: Target | None,
 ) -> None:
     """Everything that one chunk of scores contributes."""
-    needs = results.needs
-    g, v = grads.take(chunk, chunk.rows), problem.v.take(chunk, chunk.keys)
-    x = None if given.v is None else given.v.take(chunk, chunk.keys)
-    factors = problem.keep(chunk)
-    p = problem.weights(chunk, scratch)
-    n = _score_cotangent(problem, scratch, chunk, given)
-    softmax_backward(problem, chunk, n, p)
+    needs, scratch = results.needs, problem.scratch
+    g, v = part(given.g, chunk, chunk.rows), part(loaded.v, chunk, chunk.keys)
+    x = None if given.v is None else part(given.v, chunk, chunk.keys)
+    factors = problem.keep(loaded, chunk)
+    p = problem.weights(loaded, chunk)
+    n = _score_cotangent(problem, loaded, given, chunk)
+    softmax_backward(problem, loaded, chunk, n, p)
     dropped_n = n if factors is None else n * factors
     if needs.v:
         results.v.add(chunk, (dropped_n, g))
     if grad_grads is not None:
-        out = scratch.array("gg", chunk.items, length(chunk.rows), g.shape[-1])
-        problem.weighted_sum(dropped_n, v, chunk, out)
+        out = grad_grads.room(chunk, chunk.rows)
+        problem.weighted_sum(dropped_n, v, loaded, chunk, out)
         if x is not None:
             torch.baddbmm(out, p if factors is None else p * factors, x, out=out)
         grad_grads.put(chunk, chunk.rows, out)
@@ -119,9 +149,9 @@ def _add_chunk(
     torch.bmm(g, v.mT, out=d)
     if factors is not None:
         d.mul_(factors)
-    d.sub_(delta.take(chunk, chunk.rows))
+    d.sub_(part(given.delta, chunk, chunk.rows))
     if not problem.finite:
-        d.masked_fill_(problem.hidden_scores(chunk), 0.0)
+        d.masked_fill_(problem.hidden_scores(loaded, chunk), 0.0)
     z = n.mul_(d)
     ds = d.mul_(p)
     if x is not None:
@@ -129,14 +159,14 @@ def _add_chunk(
         torch.bmm(g, x.mT, out=r)
         z.addcmul_(r if factors is None else r.mul_(factors), p)
     gs = z.addcmul_(p, z.sum(-1, keepdim=True), value=-1.0)
-    _add_scores(problem, scratch, chunk, given, ds, gs, results)
+    _add_scores(problem, loaded, given, chunk, ds, gs, results)
 
 
 def _add_scores(
     problem: Problem,
-    scratch: Scratch,
+    loaded: Loaded,
+    given: _Given,
     chunk: Chunk,
-    given: _Cotangents,
     ds: Tensor,
     gs: Tensor,
     results: InputGradients,
@@ -144,42 +174,37 @@ def _add_scores(
     """What dS and gS of a chunk give to q, k, table and key bias."""
     needs, scale = results.needs, problem.call.scale
     if needs.q:
-        out = scratch.array("gq", chunk.items, length(chunk.rows), problem.q.whole.shape[-1])
-        problem.weighted_sum(gs, problem.k.take(chunk, chunk.keys), chunk, out)
+        out = results.q.room(chunk, chunk.rows)
+        problem.weighted_sum(gs, part(loaded.k, chunk, chunk.keys), loaded, chunk, out)
         if given.k is not None:
-            torch.baddbmm(out, ds, given.k.take(chunk, chunk.keys), out=out)
-        results.q.put(chunk, chunk.rows, out, scale)
+            torch.baddbmm(out, ds, part(given.k, chunk, chunk.keys), out=out)
+        results.q.put(chunk, chunk.rows, out.mul_(scale))
     if needs.k:
-        pairs = [(gs, problem.q.take(chunk, chunk.rows))]
+        pairs = [(gs, part(loaded.q, chunk, chunk.rows))]
         if given.q is not None:
-            pairs.append((ds, given.q.take(chunk, chunk.rows)))
+            pairs.append((ds, part(given.q, chunk, chunk.rows)))
         results.k.add(chunk, *pairs, scale=scale)
-    results.bias.add(chunk, gs)
+    results.bias.add(loaded.block, chunk, gs)
 
 
-def _score_cotangent(
-    problem: Problem, scratch: Scratch, chunk: Chunk, given: _Cotangents
-) -> Tensor:
+def _score_cotangent(problem: Problem, loaded: Loaded, given: _Given, chunk: Chunk) -> Tensor:
     """M (items, rows, keys): the cotangent of the scores' gradient."""
-    m = scratch.scores("m", chunk)
-    beta = 0.0
-    if given.expanded is not None:
-        heads = chunk.outer if problem.heads_outer else chunk.inner
-        tile = problem.bias_tile(chunk.rows, chunk.keys, heads, given.expanded)
-        if tile is not None:
-            m.view(chunk.shape).copy_(tile)
-            beta = 1.0
-    scale = problem.call.scale
+    m = problem.scratch.scores("m", chunk)
+    beta, scale = 0.0, problem.call.scale
+    if given.table is not None:
+        problem.add_bias(chunk, given.table, m)
+        beta = 1.0
     if given.q is not None:
-        u, k = given.q.take(chunk, chunk.rows), problem.k.take(chunk, chunk.keys)
+        u, k = part(given.q, chunk, chunk.rows), part(loaded.k, chunk, chunk.keys)
         torch.baddbmm(m, u, k.mT, beta=beta, alpha=scale, out=m)
         beta = 1.0
     if given.k is not None:
-        q, w = problem.q.take(chunk, chunk.rows), given.k.take(chunk, chunk.keys)
+        q, w = part(loaded.q, chunk, chunk.rows), part(given.k, chunk, chunk.keys)
         torch.baddbmm(m, q, w.mT, beta=beta, alpha=scale, out=m)
         beta = 1.0
     if not beta:
         m.zero_()
     if given.shift is not None:
-        m.add_(select(given.shift.items(chunk), chunk.keys, 2))
+        shift = given.shift if chunk.count == len(given.shift) else given.shift[chunk.items]
+        m.add_(select(shift, chunk.keys, 2))
     return m

@@ -8,6 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from visgen_kernels.attention import fused_cpu
 from visgen_kernels.attention.op import call_attention
 from visgen_kernels.attention.problem import keeps_weights
 from visgen_kernels.attention.sdpa import attention_sdpa
@@ -203,11 +204,9 @@ def attention(
     if reason is not None:
         raise ImplementationUnavailable(reason)
     if chosen in ("triton", "chunked") or q.is_meta:
-        keep = (
-            chosen == "chunked"
-            and _needs_gradient(q, k, v, bias, key_bias)
-            and _keeps(q, k, v, layout, mask)
-        )
+        keep = keep_lse = False
+        if chosen == "chunked" and _needs_gradient(q, k, v, bias, key_bias):
+            keep, keep_lse = _keeps(q, k, v, layout, mask, bias, key_bias, dropout)
         out, lse, _ = call_attention(
             q,
             k,
@@ -222,7 +221,7 @@ def attention(
             [0, 0] if bias is None else bias.encode(),  # autograd cannot take an empty list
             factor,
             dropout,
-            return_lse,
+            return_lse or keep_lse,
             keep,
             chosen,
         )
@@ -268,11 +267,29 @@ def _needs_gradient(
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
-def _keeps(q: Tensor, k: Tensor | None, v: Tensor | None, layout: Layout, mask: Mask) -> bool:
+def _keeps(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    layout: Layout,
+    mask: Mask,
+    bias: RelativePosition2d | None,
+    key_bias: Tensor | None,
+    dropout: float,
+) -> tuple[bool, bool]:
+    """What the backward pass of "chunked" finds ready: the weights, the log-sum-exp."""
     if k is None or v is None:
-        shape = (*q.shape[:-3], *q.shape[-2:])
-        return keeps_weights(layout, mask, shape, shape, q.shape[-1])
-    return keeps_weights(layout, mask, q.shape, k.shape, v.shape[-1])
+        q_shape = k_shape = (*q.shape[:-3], *q.shape[-2:])
+        d_v = q.shape[-1]
+    else:
+        q_shape, k_shape, d_v = tuple(q.shape), tuple(k.shape), v.shape[-1]
+    if keeps_weights(layout, mask, q_shape, k_shape, d_v):
+        return True, False
+    biases = (None if bias is None else bias.table, key_bias)
+    if any(x is not None and x.requires_grad for x in biases):
+        return False, False
+    n_q, n_k = layout.length(q_shape[1:-2]), layout.length(k_shape[1:-2])
+    return False, fused_cpu.fits(q.device, n_q, n_k, q_shape[-1], d_v, dropout)
 
 
 def _check_tensors(q: Tensor, k: Tensor | None, v: Tensor | None) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, length
-from visgen_kernels.attention.problem import Problem
+from visgen_kernels.attention.chunk import Block, Chunk, Target, length, select
+from visgen_kernels.attention.problem import Loaded, Problem
 from visgen_kernels.biases import reduce_expanded, reduce_tile_bias
 
 # Up to this head dimension it is faster to sum over queries with the small matrix first:
@@ -37,51 +37,65 @@ class Needs:
 
 
 class KeySums:
-    """Sums over all queries, sum_i weights_ij x_i, written to target (outer, inner, n_k, d)."""
+    """Sums over all queries of a block, sum_i weights_ij x_i, written to a target of keys."""
 
-    def __init__(self, problem: Problem, target: Tensor) -> None:
-        self.problem = problem
-        self.target = Parts(target)
-        self.scratch = Scratch(problem.like)
-        self.sums: Parts | None = None
-        self.d = target.shape[-1]
+    def __init__(self, problem: Problem, target: Target) -> None:
+        self.problem, self.target = problem, target
+        self.d = target.rest[0]
         self.transposed = self.d <= _TRANSPOSED_SUMS and 4 * self.d <= problem.n_k
+        self.sums: Tensor | None = None
+
+    def open(self, block: Block) -> None:
+        """Start a block."""
+        self.target.open(block)
+        self.sums, self.block, self.written = None, block, False
 
     def add(self, chunk: Chunk, *pairs: tuple[Tensor, Tensor], scale: float = 1.0) -> None:
         """Add scale * sum of weights^T (keys, rows) @ x (rows, d) over the pairs."""
-        if chunk.covers(self.problem.n_q, self.problem.n_k):
-            product = self._product(chunk, pairs, scale)
-            self.target.put(chunk, chunk.keys, product)
+        problem = self.problem
+        if chunk.covers(problem.n_q, problem.n_k):
+            room = None if self.transposed else self.target.room(chunk, chunk.keys)
+            self.target.put(chunk, chunk.keys, self._product(chunk, pairs, scale, room))
+            self.written = True
             return
         if self.sums is None:
-            outer, inner, n_k, d = self.target.whole.shape
-            shape = (d, n_k) if self.transposed else (n_k, d)
-            self.sums = Parts(self.problem.like.new_zeros(outer, inner, *shape))
-        sums = self.sums.items(chunk)
-        if isinstance(chunk.keys, slice) and chunk.shape[3] == self.problem.n_k:
+            shape = (self.d, problem.n_k) if self.transposed else (problem.n_k, self.d)
+            items = self.block.count * problem.heads
+            self.sums = problem.scratch.array(f"{self.target.name} sums", items, *shape).zero_()
+        sums = self.sums if chunk.count == len(self.sums) else self.sums[chunk.items]
+        if isinstance(chunk.keys, slice):  # a run of keys has the strides of a matrix
+            place = select(sums, chunk.keys, 2 if self.transposed else 1)
             for weights, x in pairs:
                 first, second = (x.mT, weights) if self.transposed else (weights.mT, x)
-                torch.baddbmm(sums, first, second, alpha=scale, out=sums)
+                torch.baddbmm(place, first, second, alpha=scale, out=place)
             return
         # Keys of one tile are distinct, so no entry is added to twice.
         view = sums.mT if self.transposed else sums
-        view[:, chunk.keys] += self._product(chunk, pairs, scale)
+        view[:, chunk.keys] += self._product(chunk, pairs, scale, None)
 
     def _product(
-        self, chunk: Chunk, pairs: tuple[tuple[Tensor, Tensor], ...], scale: float
+        self,
+        chunk: Chunk,
+        pairs: tuple[tuple[Tensor, Tensor], ...],
+        scale: float,
+        out: Tensor | None,
     ) -> Tensor:
         keys, d = length(chunk.keys), self.d
-        shape = (d, keys) if self.transposed else (keys, d)
-        out = self.scratch.array("product", chunk.items, *shape)
+        if out is None:
+            shape = (d, keys) if self.transposed else (keys, d)
+            out = self.problem.scratch.array("product", chunk.count, *shape)
         for number, (weights, x) in enumerate(pairs):
             first, second = (x.mT, weights) if self.transposed else (weights.mT, x)
             torch.baddbmm(out, first, second, beta=float(number > 0), alpha=scale, out=out)
         return out.mT if self.transposed else out
 
-    def finish(self) -> None:
+    def close(self) -> None:
+        """End the block: the target holds the sums."""
         if self.sums is not None:
-            sums = self.sums.whole
-            self.target.whole.copy_(sums.mT if self.transposed else sums)
+            self.target.part.copy_(self.sums.mT if self.transposed else self.sums)
+        elif not self.written:  # no chunk at all
+            self.target.part.zero_()
+        self.target.close()
 
 
 class BiasSums:
@@ -89,44 +103,50 @@ class BiasSums:
 
     def __init__(self, problem: Problem, table: bool, key_bias: bool) -> None:
         self.problem = problem
-        self.expanded = None
+        self.expanded = self.square = self.shift = None
         if table and problem.call.size is not None:
             height, width = problem.call.size
             shape = (problem.heads, width, (2 * height - 1) * width)
             self.expanded = problem.like.new_zeros(shape)
-        self.shift = None
         if key_bias:
-            self.shift = problem.like.new_zeros(problem.outer, problem.inner, problem.n_k)
-        self.tile = problem.like.new_empty(0)
+            sequences, heads, _, n_k = problem.scores
+            self.shift = problem.like.new_zeros(sequences, heads, n_k)
 
-    def add(self, chunk: Chunk, ds: Tensor) -> None:
+    def add(self, block: Block, chunk: Chunk, ds: Tensor) -> None:
         """Add the gradient of a chunk's scores (items, rows, keys)."""
         if self.shift is not None:
-            sums = ds.sum(dim=1).unflatten(0, chunk.shape[:2])
-            self.shift[chunk.outer, chunk.inner, chunk.keys] += sums
+            shift = self.shift[block.start : block.stop].flatten(0, 1)[chunk.items]
+            if isinstance(chunk.keys, slice):
+                select(shift, chunk.keys, 1).add_(ds.sum(dim=1))
+            else:
+                shift[:, chunk.keys] += ds.sum(dim=1)
         if self.expanded is None or self.problem.call.size is None:
             return
-        if self.problem.heads_outer:
-            self._add_sequences(chunk, ds)
-            if not chunk.last:
-                return
-            tile, heads = self.tile, chunk.together
-        else:
-            tile, heads = ds.view(chunk.shape).sum(dim=0), chunk.inner
-        reduce_tile_bias(tile, self.expanded[heads], self.problem.call.size, chunk.rows, chunk.keys)
+        if len(self.problem.tiles) == 1:
+            self._add_square(chunk, ds)
+            return
+        tile = ds if chunk.shape[0] == 1 else ds.view(chunk.shape).sum(dim=0)
+        expanded = self.expanded[chunk.heads]
+        reduce_tile_bias(tile, expanded, self.problem.call.size, chunk.rows, chunk.keys)
 
-    def _add_sequences(self, chunk: Chunk, ds: Tensor) -> None:
-        """Add to the tile's sum over sequences, (heads that are reduced together, rows, keys)."""
-        start = chunk.together.start
-        if chunk.inner.start == 0 and chunk.outer.start == start:
-            count = chunk.together.stop - start
-            self.tile = ds.new_empty(count, *chunk.shape[2:])
-        heads = self.tile[chunk.outer.start - start : chunk.outer.stop - start]
-        part = ds.view(chunk.shape)
-        if chunk.inner.start == 0:
-            torch.sum(part, dim=1, out=heads)
+    def _add_square(self, chunk: Chunk, ds: Tensor) -> None:
+        """Sum over sequences first where one tile holds all scores: heads * n_q * n_k numbers."""
+        if self.square is None:
+            self.square = ds.new_zeros(self.problem.heads, *chunk.shape[2:])
+            self.tile = (chunk.rows, chunk.keys)
+        if chunk.shape[0] == 1:
+            self.square[chunk.heads].add_(ds)
         else:
-            heads += part.sum(dim=1)
+            self.square.add_(ds.view(chunk.shape).sum(dim=0))
+
+    def table(self) -> Tensor | None:
+        """The table's gradient ((2h-1)(2w-1), heads)."""
+        size = self.problem.call.size
+        if self.expanded is None or size is None:
+            return None
+        if self.square is not None:
+            reduce_tile_bias(self.square, self.expanded, size, *self.tile)
+        return reduce_expanded(self.expanded, size)
 
 
 class InputGradients:
@@ -141,42 +161,70 @@ class InputGradients:
     ) -> None:
         self.problem, self.needs, self.packed = problem, needs, packed
         q, k, v = tensors
-        heads = problem.heads
         if packed:
-            self.memory = [problem.empty(problem.n_q, 3, heads, q.shape[-1], dtype=q.dtype)]
-            parts = list(self.memory[0].unbind(2))
+            self.memory = [q.new_empty(*q.shape[:-2], 3, *q.shape[-2:])]
+            parts = list(self.memory[0].unbind(-3))
         else:
+            wanted = ((q, needs.q), (k, needs.k), (v, needs.v))
             self.memory = parts = [
-                problem.empty(n if needed else 0, heads, x.shape[-1], dtype=x.dtype)
-                for n, x, needed in (
-                    (problem.n_q, q, needs.q),
-                    (problem.n_k, k, needs.k),
-                    (problem.n_k, v, needs.v),
-                )
+                x.new_empty(x.shape if needed else (0,) * x.ndim) for x, needed in wanted
             ]
-        self.q = Parts(problem.arrange(parts[0]))
-        self.k = KeySums(problem, problem.arrange(parts[1]))
-        self.v = KeySums(problem, problem.arrange(parts[2]))
+        if problem.empty:
+            for memory in self.memory:
+                memory.zero_()
+        targets = [
+            Target(
+                x if x.numel() or problem.empty else like,
+                problem.call.layout,
+                problem.axes,
+                problem.scratch,
+                name,
+            )
+            for x, like, name in zip(parts, tensors, ("dq", "dk", "dv"), strict=True)
+        ]
+        self.q = targets[0]
+        self.k, self.v = KeySums(problem, targets[1]), KeySums(problem, targets[2])
         self.bias = BiasSums(problem, needs.table, needs.key_bias)
+
+    def open(self, block: Block) -> None:
+        """Start a block of sequences."""
+        if self.needs.q:
+            self.q.open(block, zero=self.problem.empty_rows)
+        if self.needs.k:
+            self.k.open(block)
+        if self.needs.v:
+            self.v.open(block)
+
+    def close(self) -> None:
+        """End the block."""
+        if self.needs.q:
+            self.q.close()
+        if self.needs.k:
+            self.k.close()
+        if self.needs.v:
+            self.v.close()
+
+    def put_q(self, loaded: Loaded, chunk: Chunk, ds: Tensor, k: Tensor, scale: float) -> None:
+        """Gradient rows scale * dS K of the chunk's queries."""
+        room = self.q.room(chunk, chunk.rows)
+        self.problem.weighted_sum(ds, k, loaded, chunk, room)
+        self.q.put(chunk, chunk.rows, room.mul_(scale))
 
     def finish(self) -> list[Tensor]:
         """The needed gradients in the user's layout: q (or packed), k, v, table, key bias."""
-        self.k.finish()
-        self.v.finish()
-        problem, call = self.problem, self.problem.call
+        call = self.problem.call
         results = []
         if self.packed:
-            results.append(problem.join(self.memory[0]))
+            results.append(self.memory[0])
         else:
             needed = (self.needs.q, self.needs.k, self.needs.v)
-            for number, (memory, wanted) in enumerate(zip(self.memory, needed, strict=True)):
-                if wanted:
-                    results.append(problem.join(memory, of_keys=number > 0))
-        if self.bias.expanded is not None and call.table is not None and call.size is not None:
-            table = reduce_expanded(self.bias.expanded, call.size)
+            results += [x for x, wanted in zip(self.memory, needed, strict=True) if wanted]
+        table = self.bias.table()
+        if table is not None and call.table is not None:
             results.append(table.to(call.table.dtype))
         if self.bias.shift is not None and call.key_bias is not None:
-            shift = self.bias.shift  # (outer, inner, n_k)
-            shift = shift.permute(1, 2, 0) if problem.heads_outer else shift.transpose(1, 2)
-            results.append(problem.join(shift, of_keys=True).to(call.key_bias.dtype))
+            shift = self.bias.shift.transpose(1, 2)  # (sequences, n_k, heads)
+            grid = call.key_bias.shape[1:-1]
+            joined = call.layout.join(shift, call.key_bias.shape[0], grid).contiguous()
+            results.append(joined.to(call.key_bias.dtype))
         return results

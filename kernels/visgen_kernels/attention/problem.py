@@ -1,8 +1,7 @@
-"""One call of attention in the canonical form that the chunked implementation computes in.
+"""One call of attention as the chunked implementation walks over it.
 
-The layout turns tensors into (sequences, n, heads, d). One of sequences and heads becomes the batch
-of a matrix product (`inner`, the larger one), the other a loop (`outer`): token-major tensors then
-need no copy at all, because for a fixed head (or a fixed sequence) the rest has one batch stride.
+Blocks of sequences (see `chunk`), in a block tiles of queries and keys (see `tiles`), in a tile the
+heads of the block, as many at a time as keep the scores of a chunk in the cache.
 """
 
 from __future__ import annotations
@@ -13,18 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Chunk, Parts, Scratch, equal_parts, length, select
+from visgen_kernels.attention.chunk import (
+    Block,
+    Chunk,
+    Scratch,
+    Target,
+    Tokens,
+    blocks,
+    equal_parts,
+    length,
+    select,
+)
 from visgen_kernels.biases import expand_table, tile_bias
 from visgen_kernels.dropout import keep_factors
 from visgen_kernels.layouts import Layout
-from visgen_kernels.masks import Causal, Full, Mask, SameGroup, visible
-from visgen_kernels.tiles import Index, positions
+from visgen_kernels.masks import Full, Mask, one_tile, visible
+from visgen_kernels.tiles import Index, Tile, positions
 
-# Scores of one chunk: 2 MB of float32, which the caches of common CPUs hold.
+# Scores of one chunk, all arrays of its size together: 2 MB of float32, which caches hold.
 CHUNK_SCORES = 512 * 1024
-# Up to so many numbers in q, a copy that merges heads and sequences into one batch is cheaper than
-# a loop over heads: the copy costs about 0.3 ns a number, a turn of the loop about 40 us.
-_MERGED_INPUTS = 128 * 1024
+# Numbers of q, k and v in a block of several sequences. Longer sequences come one by one: their
+# products are long enough to hide what a chunk costs around them.
+_BLOCK_INPUTS = 512 * 1024
 _KEPT_PER_INPUT = 2
 
 
@@ -44,22 +53,18 @@ class Call:
 
 
 class Geometry:
-    """Sizes of a call: scores are (outer, inner, n_q, n_k)."""
+    """Sizes of a call."""
 
     def __init__(self, layout: Layout, q: Sequence[int], k: Sequence[int]) -> None:
         """q, k: shapes (b, *grid, h, d)."""
         self.heads = q[-2]
         self.sequences = q[0] * layout.sequences(q[1:-2])
         self.n_q, self.n_k = layout.length(q[1:-2]), layout.length(k[1:-2])
-        self.heads_outer = self.sequences >= self.heads
-        self.outer, self.inner = self.heads, self.sequences
-        if not self.heads_outer:
-            self.outer, self.inner = self.sequences, self.heads
 
     @property
     def scores(self) -> tuple[int, int, int, int]:
         """The shape of all scores."""
-        return self.outer, self.inner, self.n_q, self.n_k
+        return self.sequences, self.heads, self.n_q, self.n_k
 
 
 def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int], d_v: int) -> bool:
@@ -67,22 +72,40 @@ def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int]
 
     Only where that is no matter of memory: all weights of the call fit into one chunk, or are
     together at most twice as large as q, k and v. So memory stays linear in the number of tokens,
-    and short sequences are spared a quarter of the backward's products and its exponentials.
+    and short sequences are spared a quarter of the backward's products and its exponentials. A mask
+    that is walked in several tiles has no square of weights to keep.
     """
-    if not isinstance(mask, Full | Causal | SameGroup):
-        return False
     sizes = Geometry(layout, q, k)
+    square = sizes.n_q * sizes.n_k
     batch = sizes.sequences * sizes.heads
     inputs = batch * (sizes.n_q * q[-1] + sizes.n_k * (q[-1] + d_v))
-    square = sizes.n_q * sizes.n_k
-    return square <= CHUNK_SCORES and batch * square <= max(CHUNK_SCORES, _KEPT_PER_INPUT * inputs)
+    if square > CHUNK_SCORES or batch * square > max(CHUNK_SCORES, _KEPT_PER_INPUT * inputs):
+        return False
+    return one_tile(mask, sizes.n_q)
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """A block's tensors, (items, n, d); `shift` (items, 1, n_k) and `kept` may be absent."""
+
+    block: Block
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    shift: Tensor | None
+    kept: Tensor | None
+
+
+def part(x: Tensor, chunk: Chunk, index: Index) -> Tensor:
+    """Rows or keys `index` of a block's tensor (items, n, ...), for the chunk's items."""
+    return select(x if chunk.count == len(x) else x[chunk.items], index, 1)
 
 
 class Problem(Geometry):
-    """Canonical tensors and the chunks that cover all scores.
+    """Tensors of a call by blocks, and the chunks that cover all scores.
 
-    q (outer, inner, n_q, d), k and v (outer, inner, n_k, d or d_v), float32 or float64. `kept` are
-    the weights of the forward pass (outer, inner, n_q, n_k), empty if they are computed again.
+    `kept` are the weights of the forward pass (sequences, heads, n_q, n_k), empty if they are
+    computed again.
     """
 
     def __init__(
@@ -92,139 +115,166 @@ class Problem(Geometry):
         super().__init__(call.layout, q.shape, k.shape)
         self.call = call
         self.axes = q.ndim - 3
-        self.batch, self.grid, self.key_grid = q.shape[0], q.shape[1:-2], k.shape[1:-2]
+        self.empty = 0 in self.scores
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        self.like = q.new_empty(0, dtype=self.dtype)  # dtype and device of everything new
         self.budget = CHUNK_SCORES // buffers
-        self.group = 1  # outer indices that are one batch together with the inner ones
-        if q.numel() <= _MERGED_INPUTS:
-            self.group = max(1, self.budget // max(1, self.inner * self.n_q * self.n_k))
-        self.q, self.k, self.v = self.canonical(q), self.canonical(k), self.canonical(v)
-        self.like = self.q.whole  # dtype and device of everything new
-        self.kept = Parts(kept) if kept.ndim == 4 else None
-        self.shift = self._key_shift(q.device)
-        self.guarded = self.shift is not None or not isinstance(call.mask, Full)
+        self.scratch = Scratch(self.like)
+        self.q, self.k, self.v = self.tokens(q, "q"), self.tokens(k, "k"), self.tokens(v, "v")
+        self.kept = kept if kept.ndim == 4 else None
+        self.shift, may_hide = self._key_shift(q.device)
+        # Rows that see no key come out of the softmax as NaN and have to be cleared.
+        self.empty_rows = may_hide or call.mask.leaves_empty_rows(self.n_q, self.n_k)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
-        self.finite = not self.guarded or _all_finite(self.k.whole, self.v.whole)
+        guarded = may_hide or not isinstance(call.mask, Full)
+        self.finite = not guarded or _all_finite(k, v)
         self.expanded = None  # the bias is in the kept weights already
         if call.table is not None and call.size is not None and self.kept is None:
             self.expanded = expand_table(call.table, call.size, self.dtype)
+        self._hidden_square: Tensor | None = None
+        self._bias_square: Tensor | None = None
+        self.tile(self._rows())
 
-    def canonical(self, x: Tensor) -> Parts:
-        """(b, *grid, h, d) -> (outer, inner, n, d) in the compute dtype; a view where possible."""
-        x = x if x.dtype == self.dtype else x.to(self.dtype)
-        arranged = self.arrange(self.call.layout.split(x, self.axes))
-        if self.group > 1 or arranged.stride(-1) != 1:
-            arranged = arranged.contiguous()
-        return Parts(arranged)
+    def tile(self, rows: int) -> None:
+        """Cut the scores into tiles of at most so many rows, or whole lines of the bias' map."""
+        if rows < self.n_q:
+            width = self.call.size[1] if self.call.size is not None else 1
+            rows = max(width, rows // width * width)
+        tiles = [] if self.empty else list(self.call.mask.tiles(self.n_q, self.n_k, rows))
+        if len(tiles) == 1 and length(tiles[0].keys) < self.n_k:
+            # Weights are kept as whole squares; so few keys too many cost next to nothing.
+            tiles = [Tile(tiles[0].rows, slice(0, self.n_k), whole=False)]
+        self.tiles = tiles
+        self._hidden_square = self._bias_square = None
 
-    def arrange(self, split: Tensor) -> Tensor:
-        """(sequences, n, heads, ...) -> (outer, inner, n, ...), a view."""
-        if not self.heads_outer:
-            return split.transpose(1, 2)
-        return split.permute(2, 0, 1, *range(3, split.ndim))
+    def _rows(self) -> int:
+        """Rows of a tile whose scores are one chunk."""
+        if self.n_q * self.n_k <= self.budget:
+            return self.n_q
+        # Products side by side keep several threads busy.
+        threads = min(torch.get_num_threads(), self.heads)
+        return max(16, self.budget // (self.n_k * threads))
 
-    def empty(self, n: int, *rest: int, dtype: torch.dtype | None = None) -> Tensor:
-        """New memory (sequences, n, *rest), to be written through `arrange` and then joined.
+    def tokens(self, x: Tensor, name: str) -> Tokens:
+        """A tensor (b, *grid, h, ...) by blocks."""
+        return Tokens(x, self.call.layout, self.axes, self.scratch, name)
 
-        It is zero where a mask may leave rows without any chunk.
-        """
-        shape = (self.sequences, n, *rest)
-        if self.guarded or not (self.n_q and self.n_k):
-            return self.like.new_zeros(shape, dtype=dtype or self.dtype)
-        return self.like.new_empty(shape, dtype=dtype or self.dtype)
+    def target(self, x: Tensor, name: str) -> Target:
+        """New memory (b, *grid, h, ...), written block by block."""
+        return Target(x, self.call.layout, self.axes, self.scratch, name)
 
-    def join(self, x: Tensor, *, of_keys: bool = False) -> Tensor:
-        """(sequences, n, *rest) -> (b, *grid, *rest), contiguous."""
-        grid = self.key_grid if of_keys else self.grid
-        return self.call.layout.join(x, self.batch, grid).contiguous()
+    def blocks(self) -> list[Block]:
+        """All blocks of the call, in order."""
+        if self.empty:
+            return []
+        inputs = self.n_q * self.q.rest[0] + self.n_k * (self.q.rest[0] + self.v.rest[0])
+        most = min(
+            self.budget // (self.heads * self.n_q * self.n_k),
+            _BLOCK_INPUTS // (self.heads * inputs),
+        )
+        return blocks(self.q.sequence_axes, max(1, most))
 
-    def _key_shift(self, device: torch.device) -> Parts | None:
-        """What every query adds to the score of a key, -inf hides: (outer, inner, 1, n_k)."""
-        shift = None
+    def load(self, block: Block) -> Loaded:
+        """The tensors of a block."""
+        shift = kept = None
+        if self.shift is not None:
+            shift = self.shift[block.start : block.stop].flatten(0, 1)
+        if self.kept is not None:
+            kept = self.kept[block.start : block.stop].flatten(0, 1)
+        q, k, v = self.q.load(block), self.k.load(block), self.v.load(block)
+        return Loaded(block, q, k, v, shift, kept)
+
+    def _key_shift(self, device: torch.device) -> tuple[Tensor | None, bool]:
+        """What every query adds to the score of a key, (sequences, heads, 1, n_k); is any -inf?"""
+        shift, hides = None, False
         layout, key_bias, lengths = self.call.layout, self.call.key_bias, self.call.key_lengths
         if key_bias is not None:
-            split = layout.split(key_bias.to(self.dtype), self.axes)  # (sequences, n, heads)
-            shift = self.arrange(split)[:, :, None, :]
+            # (sequences, n, heads) -> (sequences, heads, n)
+            shift = layout.split(key_bias.to(self.dtype), self.axes).transpose(1, 2).contiguous()
+            hides = not _all_finite(key_bias)
         if lengths is not None:
-            limit = lengths.repeat_interleave(layout.sequences(self.key_grid))
-            beyond = torch.arange(self.n_k, device=device) >= limit.to(device)[:, None]
-            beyond = beyond[:, :, None].expand(-1, -1, self.heads)
-            beyond = self.arrange(beyond)[:, :, None, :]
-            base = self.like.new_zeros(()) if shift is None else shift
-            shift = base.masked_fill(beyond, -torch.inf)
-        return None if shift is None else Parts(shift)
+            limit = lengths.to(device).repeat_interleave(self.sequences // max(1, len(lengths)))
+            beyond = torch.arange(self.n_k, device=device) >= limit[:, None, None]
+            base = self.like.new_zeros(self.sequences, self.heads, self.n_k)
+            shift = (base if shift is None else shift).masked_fill(beyond, -torch.inf)
+            hides = True
+        return None if shift is None else shift[:, :, None], hides
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All chunks, tile by tile: within a tile outer by outer, within that inner by inner."""
-        square = self.n_q * self.n_k
-        pair = min(2, self.inner)  # products side by side keep two threads busy
-        rows = self.n_q if square <= self.budget else max(16, self.budget // (self.n_k * pair))
-        most = self.inner if self.group > 1 else max(1, self.budget // max(1, rows * self.n_k))
-        inners, outers = equal_parts(self.inner, most), equal_parts(self.outer, self.group)
-        for tile in self.call.mask.tiles(self.n_q, self.n_k, max(1, rows)):
-            count = length(tile.rows) * length(tile.keys)
-            if not count:  # nothing visible: the results were zero from the start
+    def chunks(self, block: Block) -> Iterator[Chunk]:
+        """All chunks of a block, tile by tile, in a tile by heads."""
+        for tile in self.tiles:
+            rows, keys = length(tile.rows), length(tile.keys)
+            if not keys:  # nothing visible: the results are zero
                 continue
-            hidden = None if tile.whole else self._hidden(tile.rows, tile.keys)
-            # The bias of all heads at once, unless that is more than a chunk.
-            at_once = not self.heads_outer or self.heads * count <= self.budget
-            shared = self.bias_tile(tile.rows, tile.keys) if at_once else None
-            for outer in outers:
-                together = slice(0, self.outer) if at_once else outer
-                if not at_once:
-                    shared = self.bias_tile(tile.rows, tile.keys, outer)
-                for inner in inners:
-                    bias = shared
-                    if shared is not None and not self.heads_outer:
-                        bias = shared[:, inner]
-                    elif shared is not None and at_once:
-                        bias = shared[outer]
-                    last = inner.stop == self.inner and outer.stop == together.stop
-                    masked = self._hidden_of(hidden, outer, inner)
-                    yield Chunk(outer, inner, tile.rows, tile.keys, masked, bias, together, last)
+            hidden = None if tile.whole else self.hidden(tile, block)
+            if block.count > 1:
+                shape = (block.count, self.heads, rows, keys)
+                items = slice(0, block.count * self.heads)
+                yield Chunk(items, shape, tile.rows, tile.keys, hidden, slice(0, self.heads))
+                continue
+            for heads in equal_parts(self.heads, max(1, self.budget // (rows * keys))):
+                shape = (1, heads.stop - heads.start, rows, keys)
+                yield Chunk(heads, shape, tile.rows, tile.keys, hidden, heads)
 
-    def bias_tile(
-        self, rows: Index, keys: Index, heads: slice | None = None, expanded: Tensor | None = None
-    ) -> Tensor | None:
-        """Bias of a tile, broadcasting with (outer, inner, rows, keys); None without a bias."""
-        expanded = self.expanded if expanded is None else expanded
-        if expanded is None or self.call.size is None:
-            return None
-        tile = tile_bias(expanded if heads is None else expanded[heads], self.call.size, rows, keys)
-        return tile[:, None] if self.heads_outer else tile[None]
-
-    def _hidden(self, rows: Index, keys: Index) -> Tensor:
-        """(1 or sequences of a sample, rows, keys) bool, true where the mask hides."""
-        i, j, shift = positions(rows), positions(keys), self.n_k - self.n_q
-        return (
-            visible(self.call.mask, self.call.layout, i, j, shift)
-            .logical_not()
-            .to(self.like.device)
-        )
-
-    def _hidden_of(self, hidden: Tensor | None, outer: slice, inner: slice) -> Tensor | None:
-        """What is hidden in a chunk, broadcasting with (outer, inner, rows, keys)."""
-        if hidden is None or len(hidden) == 1:
+    def hidden(self, tile: Tile, block: Block) -> Tensor:
+        """(1 or sequences, 1, rows, keys) bool, true where the mask hides."""
+        hidden = self._hidden_square
+        if hidden is None:
+            mask, layout, shift = self.call.mask, self.call.layout, self.n_k - self.n_q
+            seen = visible(mask, layout, positions(tile.rows), positions(tile.keys), shift)
+            hidden = seen.logical_not()[:, None].to(self.like.device)
+            if len(self.tiles) == 1:
+                self._hidden_square = hidden
+        period = len(hidden)
+        if period == 1 or (block.start % period == 0 and block.count == period):
             return hidden
-        part = inner if self.heads_outer else outer
-        if part.start or part.stop != len(hidden):
-            sequences = torch.arange(part.start, part.stop, device=hidden.device)
-            hidden = hidden[sequences % len(hidden)]
-        return hidden if self.heads_outer else hidden[:, None]
+        sequences = torch.arange(block.start, block.stop, device=hidden.device)
+        return hidden[sequences % period]
 
-    def weights(self, chunk: Chunk, scratch: Scratch) -> Tensor:
+    def add_bias(self, chunk: Chunk, expanded: Tensor, out: Tensor) -> None:
+        """Write the position bias of a chunk into out (items, rows, keys)."""
+        size = self.call.size
+        if size is None:
+            raise ValueError("a position bias wants its size.")
+        if chunk.shape[0] == 1:
+            tile_bias(expanded[chunk.heads], size, chunk.rows, chunk.keys, out)
+            return
+        reused = expanded is self.expanded and len(self.tiles) == 1
+        square = self._bias_square if reused else None
+        if square is None:
+            square = tile_bias(expanded, size, chunk.rows, chunk.keys)
+            if reused:
+                self._bias_square = square
+        out.view(chunk.shape).copy_(square)
+
+    def tile_bias(self, tile: Tile) -> Tensor | None:
+        """The position bias of a tile, (heads, rows, keys)."""
+        if self.expanded is None or self.call.size is None:
+            return None
+        if self._bias_square is not None:
+            return self._bias_square
+        bias = tile_bias(self.expanded, self.call.size, tile.rows, tile.keys)
+        if len(self.tiles) == 1:
+            self._bias_square = bias
+        return bias
+
+    def weights(self, loaded: Loaded, chunk: Chunk) -> Tensor:
         """Softmax weights of a chunk (items, rows, keys): the kept ones, or computed. Read only."""
-        if self.kept is None:
-            return self.softmax(chunk, scratch.scores("weights", chunk))
-        return select(self.kept.take(chunk, chunk.rows), chunk.keys, 2)
+        if loaded.kept is None:
+            return self.softmax(loaded, chunk, self.scratch.scores("weights", chunk))
+        kept = part(loaded.kept, chunk, chunk.rows)
+        return select(kept, chunk.keys, 2)
 
-    def softmax(self, chunk: Chunk, out: Tensor, lse: Tensor | None = None) -> Tensor:
+    def softmax(
+        self, loaded: Loaded, chunk: Chunk, out: Tensor, lse: Tensor | None = None
+    ) -> Tensor:
         """Softmax of the chunk's scores, in `out`; writes log-sum-exp into lse (items, rows)."""
-        q, k = self.q.take(chunk, chunk.rows), self.k.take(chunk, chunk.keys)
-        shift = self.chunk_shift(chunk)
-        if chunk.bias is not None:
-            out.view(chunk.shape).copy_(chunk.bias)
-        beta = 0.0 if chunk.bias is None else 1.0
+        q, k = part(loaded.q, chunk, chunk.rows), part(loaded.k, chunk, chunk.keys)
+        shift = self.chunk_shift(loaded, chunk)
+        beta = 0.0
+        if self.expanded is not None:
+            self.add_bias(chunk, self.expanded, out)
+            beta = 1.0
         torch.baddbmm(out, q, k.mT, beta=beta, alpha=self.call.scale, out=out)
         if shift is not None:
             out.add_(shift)
@@ -232,77 +282,72 @@ class Problem(Geometry):
                 out.masked_fill_(shift == -torch.inf, -torch.inf)
         if chunk.hidden is not None:
             out.view(chunk.shape).masked_fill_(chunk.hidden, -torch.inf)
-        guard = chunk.hidden is not None or shift is not None
-        top = out.amax(-1, keepdim=True) if guard or lse is not None else None
+        top = None if lse is None else out.amax(-1, keepdim=True)
         torch.softmax(out, -1, out=out)
-        if top is not None and guard:
-            _clear_empty_rows(out, top, None if self.finite else self.hidden_scores(chunk))
+        if not self.finite:
+            out.masked_fill_(self.hidden_scores(loaded, chunk), 0.0)
+        elif self.empty_rows and bool(out[..., 0].isnan().any()):
+            empty = self.hidden_scores(loaded, chunk).all(-1, keepdim=True)
+            out.masked_fill_(empty, 0.0)
         if top is not None and lse is not None:
             # The largest weight is exp(top - lse). An empty row has top = lse = -inf.
             largest = out.amax(-1, keepdim=True).masked_fill_(top == -torch.inf, 1.0)
             lse.copy_(top.sub_(largest.log_()).squeeze(-1))
         return out
 
-    def chunk_shift(self, chunk: Chunk) -> Tensor | None:
+    def chunk_shift(self, loaded: Loaded, chunk: Chunk) -> Tensor | None:
         """What a chunk's keys add to their scores, (items, 1, keys), or None."""
-        return None if self.shift is None else select(self.shift.items(chunk), chunk.keys, 2)
+        if loaded.shift is None:
+            return None
+        shift = loaded.shift if chunk.count == len(loaded.shift) else loaded.shift[chunk.items]
+        return select(shift, chunk.keys, 2)
 
-    def hidden_scores(self, chunk: Chunk) -> Tensor:
+    def hidden_scores(self, loaded: Loaded, chunk: Chunk) -> Tensor:
         """(items or 1, rows or 1, keys) bool: hidden by mask, key bias or key length."""
-        shift = self.chunk_shift(chunk)
+        shift = self.chunk_shift(loaded, chunk)
         hidden = torch.zeros((), dtype=torch.bool, device=self.like.device)
         if shift is not None:
             hidden = hidden | (shift == -torch.inf)
         if chunk.hidden is None:
-            return hidden
-        if chunk.hidden.ndim == 3 and len(chunk.hidden) == 1:
-            return hidden | chunk.hidden
+            return hidden.expand(1, 1, length(chunk.keys)) if hidden.ndim == 0 else hidden
         return hidden | chunk.hidden.expand(*chunk.shape[:2], -1, -1).flatten(0, 1)
 
-    def weighted_sum(self, weights: Tensor, values: Tensor, chunk: Chunk, out: Tensor) -> Tensor:
+    def weighted_sum(
+        self, weights: Tensor, values: Tensor, loaded: Loaded, chunk: Chunk, out: Tensor
+    ) -> Tensor:
         """Weights (items, rows, keys) @ values (items, keys, d); hidden values do not count."""
         if self.finite:
             return torch.bmm(weights, values, out=out)
         broken = ~values.isfinite().all(dim=-1).all(dim=0)
         torch.bmm(weights, values.masked_fill(broken[:, None], 0.0), out=out)
-        hidden = self.hidden_scores(chunk).expand_as(weights)
+        hidden = self.hidden_scores(loaded, chunk).expand_as(weights)
         for j in broken.nonzero().flatten().tolist():
             term = weights[:, :, j, None] * values[:, None, j]
             out += term.masked_fill_(hidden[:, :, j, None], 0.0)
         return out
 
-    def keep(self, chunk: Chunk) -> Tensor | None:
+    def keep(self, loaded: Loaded, chunk: Chunk) -> Tensor | None:
         """Dropout factors (items, rows, keys) of a chunk, or None without dropout."""
         if not self.call.dropout:
             return None
         if self.call.seed is None:
             raise ValueError("dropout > 0 wants a seed (an int64 tensor of one element).")
-        outer = torch.arange(chunk.outer.start, chunk.outer.stop)[:, None]
-        inner = torch.arange(chunk.inner.start, chunk.inner.stop)
-        if self.heads_outer:
-            numbers = (inner * self.heads + outer).flatten()
-        else:
-            numbers = (outer * self.heads + inner).flatten()
-        rows, keys = positions(chunk.rows), positions(chunk.keys)
+        first = loaded.block.start * self.heads
         device = self.like.device
         return keep_factors(
             int(self.call.seed),
-            numbers.to(device),
-            rows.to(device),
-            keys.to(device),
+            torch.arange(first + chunk.items.start, first + chunk.items.stop, device=device),
+            positions(chunk.rows).to(device),
+            positions(chunk.keys).to(device),
             self.call.dropout,
             self.dtype,
         )
 
 
 def _all_finite(*tensors: Tensor) -> bool:
-    return all(bool(x.sum().isfinite()) for x in tensors)
+    return all(bool(x.sum(dtype=_sum_dtype(x)).isfinite()) for x in tensors)
 
 
-def _clear_empty_rows(weights: Tensor, top: Tensor, hidden: Tensor | None) -> None:
-    """A row without a visible key came out of the softmax as NaN: it is zero by definition."""
-    empty = top == -torch.inf
-    if bool(empty.any()):
-        weights.masked_fill_(empty, 0.0)
-    if hidden is not None:
-        weights.masked_fill_(hidden, 0.0)
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    """float16 sums overflow; bfloat16 and wider do not."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
