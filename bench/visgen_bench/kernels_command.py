@@ -3,6 +3,7 @@
 import typer
 
 from visgen_bench.errors import UsageError
+from visgen_bench.kernels_bench import command as timed
 
 kernels_app = typer.Typer(
     help="Single kernels: what their code costs, and how fast they run.",
@@ -20,3 +21,7 @@ def kernels() -> None:
 def static() -> None:
     """What kernels cost, read from their machine code; no GPU is needed (not built yet)."""
     raise UsageError("kernels static is not built yet; performance cells time whole models")
+
+
+kernels_app.command()(timed.bench)
+kernels_app.command()(timed.share)

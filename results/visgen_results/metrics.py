@@ -227,7 +227,43 @@ _KERNELS = (
     MetricInfo("tail", "tail", "1", DOWN, "share of places of the waves left empty"),
 )
 
-_NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS, *_KERNELS)
+# Of one attention call that was timed, and of what attention is worth to a model. `phase` names the
+# tensor of an error, the ceiling of a share, the side that a speed-up is over.
+_KERNEL_RUNS = (
+    MetricInfo("mem_extra_peak", "extra memory", "B", DOWN, "peak above what was there before"),
+    MetricInfo(
+        "flops_executed",
+        "FLOPs executed",
+        "FLOP",
+        NEITHER,
+        "with padding and recomputation",
+        exact=True,
+    ),
+    MetricInfo("flop_rate", "FLOP/s", "FLOP/s", UP, "FLOPs of visible pairs over the median time"),
+    MetricInfo("byte_rate", "B/s", "B/s", UP, "least bytes over the median time"),
+    MetricInfo("ceiling_share", "share of ceiling", "1", UP, "the ceiling's time over the median"),
+    MetricInfo("speedup", "speed-up", "1", UP, "the other side's time over this one's, paired"),
+    MetricInfo("error_max", "largest error", "1", DOWN, "max |x - float64|"),
+    MetricInfo("error_frobenius", "relative error", "1", DOWN, "Frobenius norms, over float64's"),
+    MetricInfo("error_ratio", "error ratio", "1", DOWN, "over the definition's in the same dtype"),
+    MetricInfo(
+        "deterministic", "deterministic", "1", UP, "1 = two runs gave the same bits", exact=True
+    ),
+    MetricInfo("attention_share", "attention's share", "1", NEITHER, "of the time of a phase"),
+    MetricInfo(
+        "attention_memory_share",
+        "attention's share of the peak",
+        "1",
+        NEITHER,
+        "bytes that attention's operators had allocated when memory was highest",
+    ),
+    MetricInfo("attention_calls", "attention calls", "1", NEITHER, "of one phase", exact=True),
+    MetricInfo("kernel_speedup", "kernel's speed-up", "1", UP, "of ours over this attention's"),
+    MetricInfo("gain_predicted", "gain predicted", "1", UP, "Amdahl, of ours over this one"),
+    MetricInfo("gain_observed", "gain observed", "1", UP, "of ours over this one, end to end"),
+)
+
+_NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS, *_KERNELS, *_KERNEL_RUNS)
 METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_NOT_QUALITY)}
 QUALITY = tuple(m.name for m in _QUALITY)
 NOT_QUALITY = frozenset(m.name for m in _NOT_QUALITY)
