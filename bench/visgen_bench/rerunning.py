@@ -9,6 +9,7 @@ from typing import Any
 from visgen.objectives.gan import GanRecipe
 from visgen_bench.cell import KINDS
 from visgen_bench.errors import UsageError
+from visgen_bench.kernels_bench.names import SHARE
 from visgen_bench.suite import Suite, from_entries
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
@@ -40,9 +41,15 @@ def suite_of_row(row: dict[str, Any]) -> Suite:
     Raises:
         UsageError: if the cell took a file or a folder: rows hold contents, never paths.
     """
+    spec = json.loads(row["config_json"] or "{}")
+    if row["kind"] == "kernel":
+        again = f"visgen-bench kernels bench --shape {row['dataset']}"
+        raise UsageError(f"run {row['run_id']} is of one kernel; {again} measures it again")
+    if spec.get("what") == SHARE:
+        again = f"visgen-bench kernels share --model {row['model']} --phase {spec['phase']}"
+        raise UsageError(f"run {row['run_id']} is no cell; {again} measures it again")
     if row["variant"] == "gate" or row["kind"] not in KINDS:
         raise UsageError(f"run {row['run_id']} is no cell; run its suite again")
-    spec = json.loads(row["config_json"])
     for key in ("data", "images", "include", "weights"):
         value = spec.get(key)
         taken = value is not None and (key in ("images", "include") or value == "folder")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from visgen_kernels.shapes import Shape
 
+SHARE = "attention's share"  # what a run of `kernels share` calls itself in its configuration
 OURS = ("triton", "chunked")
 FORCED = ("math", "flash", "efficient", "cudnn")
 HOWS = ("", "copied", "kernel")

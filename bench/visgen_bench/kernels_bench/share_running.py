@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visgen_bench.cell import canonical_json, content_key
+from visgen_bench.kernels_bench.names import SHARE
 from visgen_bench.kernels_bench.processes import Ended, run_child
 from visgen_bench.kernels_bench.running import (
     Row,
@@ -92,7 +93,7 @@ def commit_share(
 def columns_of(request: ShareRequest, implementation: str, config: Any) -> Row:
     """Columns of the `runs` row that follow from what was asked for."""
     content = {
-        "what": "attention's share",
+        "what": SHARE,
         "model": request.model,
         "config": repr(config),
         "phase": request.phase,

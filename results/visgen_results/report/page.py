@@ -17,6 +17,7 @@ from markupsafe import Markup
 from visgen_results import wording
 from visgen_results.display import figures as significant
 from visgen_results.display import plain, rank
+from visgen_results.kernel_tables import kernel_tables
 from visgen_results.leaderboard import Board, Gate, Leaderboard, leaderboard
 from visgen_results.pivot import Column, Pivot, pivots
 from visgen_results.reading import Results, read_results
@@ -103,6 +104,7 @@ def render(results: Results, title: str) -> str:
         headline_stats=HEADLINE_STATS,
         speed_settings=list(dict.fromkeys(wording.setting(table) for table in speed)),
         parts=_parts(board),
+        kernels=kernel_tables(results),
         curves=curves,
         curves_left_out=curves_left_out,
         failures=wording.collapsed(board.failures),

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from visgen_bench import cli
+from visgen_bench.errors import UsageError
 from visgen_bench.kernels_bench.processes import Ended
 from visgen_bench.kernels_bench.request import Group
 from visgen_bench.kernels_bench.running import Written, commit_group, outcome
+from visgen_bench.rerunning import find_row, suite_of_row
 from visgen_results.reading import read_results
+from visgen_results.report import report
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
 from visgen_results.upkeep import validate
@@ -21,7 +24,10 @@ GROUP = Group(
     shape="T1", direction="forward", backends=("chunked", "eager", "sdpa"), device="cpu",
     dtype="fp32", batch=1,
 )  # fmt: skip
-ROW = {"metric": "latency", "stat": "p50", "phase": "total", "rank": -1, "value": 0.5, "n": 9}
+ROW = {
+    "metric": "latency", "stat": "p50", "phase": "total", "rank": -1, "value": 0.5, "n": 9,
+    "timing_method": "wall_sync", "l2": "warm",
+}  # fmt: skip
 RECORDS: list[dict[str, Any]] = [
     {"event": "device", "device_name": "a CPU"},
     {"backend": "chunked", "event": "begin"},
@@ -90,6 +96,23 @@ def test_the_newest_run_of_a_cell_counts(tmp_path: Path) -> None:
     counted = read_results(tmp_path)
     assert [run["attention"] for run in counted.runs] == ["chunked"]
     assert len(counted.failed) == 2
+
+
+def test_a_kernel_is_measured_again_by_its_own_command(tmp_path: Path) -> None:
+    _, written = commit(tmp_path, Ended(records=RECORDS, status=None, reason=None))
+    row, _ = find_row(written.runs[0]["run_id"], [tmp_path])
+    with pytest.raises(UsageError, match="kernels bench --shape T1 measures it again"):
+        suite_of_row(row)
+
+
+def test_the_report_shows_kernels_in_a_section_of_their_own(tmp_path: Path) -> None:
+    commit(tmp_path / "rows", Ended(records=RECORDS, status="crash", reason="<b>gone</b>"))
+    page = report(tmp_path / "rows", tmp_path / "report.html").read_text()
+    assert '<section id="kernels">' in page
+    assert "Attention, forward, fp32" in page
+    assert "500 ms" in page
+    assert "&lt;b&gt;gone&lt;/b&gt;" in page
+    assert "<b>gone" not in page
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Attention's share of a model, and the law that predicts what it is worth."""
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 from visgen_bench.context import Records
+from visgen_bench.errors import UsageError
 from visgen_bench.kernels_bench.processes import Ended
 from visgen_bench.kernels_bench.running import Written
 from visgen_bench.kernels_bench.share import amdahl, measure_share
 from visgen_bench.kernels_bench.share_request import ShareRequest, share_requests
 from visgen_bench.kernels_bench.share_running import commit_share
 from visgen_bench.presets import load_presets
+from visgen_bench.rerunning import find_row, suite_of_row
 from visgen_results.rows import to_rows
 from visgen_results.statistics import Interval
 from visgen_results.store import Store
@@ -135,20 +138,30 @@ def test_ours_is_always_among_what_is_compared() -> None:
     assert every[0].implementations == ("chunked", "sdpa", "sdpa-math", "reference")
 
 
-def test_rows_of_a_share_are_those_of_a_model(sampling: Records, tmp_path: Path) -> None:
-    import datetime
-
+def committed(sampling: Records, folder: Path) -> Written:
     request = ShareRequest(
         model="transgan-digits8-tiny", phase="sample", implementations=("chunked", "reference"),
         device="cpu", dtype="fp32", batch=1,
     )  # fmt: skip
     ended = Ended(records=sampling.records, status=None, reason=None)
     config = load_presets().find(request.model)
-    started = datetime.datetime.now(datetime.UTC)
-    commit_share(Store(tmp_path), request, config, ended, started, "logs/x.log", Written())
+    started, written = datetime.datetime.now(datetime.UTC), Written()
+    commit_share(Store(folder), request, config, ended, started, "logs/x.log", written)
+    return written
+
+
+def test_rows_of_a_share_are_those_of_a_model(sampling: Records, tmp_path: Path) -> None:
+    committed(sampling, tmp_path)
     runs = to_rows(Store(tmp_path).read("runs"))
     assert {(r["kind"], r["model"], r["resolution"]) for r in runs} == {
         ("performance", "transgan-digits8-tiny", "3x8x8")
     }
     assert {row["phase"] for row in to_rows(Store(tmp_path).read("metrics"))} == {"sample"}
     assert not validate(tmp_path)
+
+
+def test_a_share_is_measured_again_by_its_own_command(sampling: Records, tmp_path: Path) -> None:
+    written = committed(sampling, tmp_path)
+    row, _ = find_row(written.runs[0]["run_id"], [tmp_path])
+    with pytest.raises(UsageError, match="kernels share --model transgan-digits8-tiny --phase sam"):
+        suite_of_row(row)
