@@ -46,7 +46,8 @@ def candidates(kernel: str, target: str, width: int, size: int) -> Iterator[Tile
             pairs += [(32, 64, 2, 2, False), (32, 32, 2, 2, False)]
     for own, other, warps, stages, narrow in pairs:
         rows, keys = (own, other) if own_is_m else (other, own)
-        yield Tile(rows, keys, warps, stages, 16 if width > 160 else 32, narrow)
+        small = width > 144 or (width > 96 and target == "sm_80")
+        yield Tile(rows, keys, warps, stages, 16 if small else 32, narrow)
 
 
 def choose(

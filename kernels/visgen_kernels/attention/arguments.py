@@ -16,6 +16,7 @@ from torch import Tensor
 from visgen_kernels.attention.addressing import NotStrided, tokens_of
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.tile_lists import TileLists
+from visgen_kernels.attention.tiles import target_of
 from visgen_kernels.biases import expand_table
 from visgen_kernels.launch import INTERPRETED
 from visgen_kernels.layouts import Layout
@@ -62,6 +63,7 @@ class Scoring(NamedTuple):
     sign: tl.constexpr  # of the scale: q is multiplied by it
     bias_height: tl.constexpr
     bias_width: tl.constexpr
+    bias_first: tl.constexpr  # do products start from the position bias, or is it added to them?
     dropout: tl.constexpr
     precision: tl.constexpr
     emulate: tl.constexpr  # of bf16, in Triton's interpreter
@@ -173,6 +175,9 @@ def scoring_of(call: Call, q: Tensor, k: Tensor) -> Scoring:
         sign=tl.constexpr(sign),
         bias_height=tl.constexpr(height if table is not None else 0),
         bias_width=tl.constexpr(width if table is not None else 0),
+        # As a start value it saves an addition for each score. But on sm_80 Triton then lays warps
+        # along the keys too, which repeats work and spills.
+        bias_first=tl.constexpr(table is not None and target_of(q.device) != "sm_80"),
         dropout=tl.constexpr(call.dropout > 0),
         precision=tl.constexpr("tf32" if tf32 else "ieee"),
         emulate=tl.constexpr(INTERPRETED and q.dtype == torch.bfloat16),

@@ -36,7 +36,7 @@ from visgen_kernels.attention.tiles_jit import (
     FULL,
     LN2,
     bias_rows,
-    dot_parts,
+    biased_dot,
     finite,
     head_of_words,
     keep_factors,
@@ -85,7 +85,7 @@ def _tile(
     s = start_scores(table_rows, j, present, x, whole, False, block_m, block_n)
     k_0, k_1 = load_both(keys.k, k_base, token_offsets(keys.k, j), present, every)
     k_0, k_1 = operands(keys.k, k_0, k_1, x)
-    s = dot_parts(keys.k, q_0, q_1, k_0, k_1, s, x)
+    s = biased_dot(keys.k, q_0, q_1, k_0, k_1, s, x)
     if x.key_bias is not None:
         s += c[None, :]
     if partly:

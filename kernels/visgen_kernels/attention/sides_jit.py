@@ -1,6 +1,6 @@
 """What the kernels of both derivatives load: the side of the queries, that of the keys, and P.
 
-Queries that are not there, or that see nothing, have a log-sum-exp of inf, which makes their weights 0
+Queries that are not there, or that see nothing, have a log-sum-exp of inf: their weights are 0
 without a mask.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from visgen_kernels.attention.tiles_jit import (
     FULL,
     bias_rows,
-    dot_parts,
+    biased_dot,
     finite,
     load_both,
     load_queries,
@@ -71,9 +71,9 @@ def tile_weights(
 def weights_from(start, width, q_0, q_1, k_0, k_1, c, sums, x, flipped: tl.constexpr):
     """`tile_weights` whose products are added to `start`, the position bias over the scale or 0."""
     if flipped:
-        s = dot_parts(width, k_0, k_1, q_0, q_1, start, x)
+        s = biased_dot(width, k_0, k_1, q_0, q_1, start, x)
     else:
-        s = dot_parts(width, q_0, q_1, k_0, k_1, start, x)
+        s = biased_dot(width, q_0, q_1, k_0, k_1, start, x)
     if x.key_bias is not None:
         s += per_key(c, flipped)
     return tl.exp2(s * x.scale - per_query(sums, flipped))

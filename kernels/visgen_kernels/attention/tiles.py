@@ -45,7 +45,7 @@ WIDTHS = (32, 64, 96, 128, 144, 256)
 
 
 def target_of(device: torch.device) -> str:
-    """The target whose tiles a device uses; in Triton's interpreter those of sm_90.
+    """The target whose tiles a device uses; on a CPU (Triton's interpreter) and on meta sm_90.
 
     Compute capability 8.x uses the tiles of sm_80, 9.x of sm_90, 10.x and above of sm_100.
 
@@ -54,7 +54,7 @@ def target_of(device: torch.device) -> str:
     """
     if (target := recorded_target()) is not None:
         return target
-    if device.type == "cpu":
+    if device.type in ("cpu", "meta"):
         return "sm_90"
     if torch.version.hip is not None:
         return "gfx942"

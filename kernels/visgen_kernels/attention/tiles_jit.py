@@ -29,9 +29,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 @triton.jit
 def sequence_base(rows, z, head, sizes):
     """Pointer to sequence z and a head: int64, as a batch may hold more than 2^31 numbers."""
-    z0 = z // (sizes[0] * sizes[1])
-    z1 = z // sizes[1] % sizes[0]
-    z2 = z % sizes[1]
+    rest, z2 = z // sizes[1], z % sizes[1]
+    z0, z1 = rest // sizes[0], rest % sizes[0]
     offset = z0.to(tl.int64) * rows.strides[0] + z1.to(tl.int64) * rows.strides[1]
     offset += z2.to(tl.int64) * rows.strides[2] + head.to(tl.int64) * rows.strides[5]
     return rows.base + offset * rows.unit
@@ -112,6 +111,15 @@ def dot_parts(rows, a_0, a_1, b_0, b_1, acc, x):
     if rows.d1 > 0:
         acc = tl.dot(a_1, b_1.T, acc, input_precision=x.precision)
     return acc
+
+
+@triton.jit
+def biased_dot(rows, a_0, a_1, b_0, b_1, start, x):
+    """A tile's scores a b^T plus `start`, the position bias over the scale, or 0 without one."""
+    if x.table is not None and not x.bias_first:
+        return dot_parts(rows, a_0, a_1, b_0, b_1, tl.zeros_like(start), x) + start
+    else:
+        return dot_parts(rows, a_0, a_1, b_0, b_1, start, x)
 
 
 @triton.jit

@@ -23,7 +23,7 @@ from visgen_kernels.attention.launch import key_passes
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import Second, first_of, second_of
 from visgen_kernels.attention.tiles import Tile
-from visgen_kernels.launch import Launch
+from visgen_kernels.launch import Launch, recorded
 from visgen_kernels.layouts import Sequence
 from visgen_kernels.masks import Causal, Full, Mask, SlidingWindow
 from visgen_kernels.static.compile import CompileFailed, compile_launch
@@ -84,7 +84,9 @@ def judge(
 ) -> Judgement:
     """Compile a kernel at a tile, and read it."""
     total, warps = 0.0, 1024
-    for launch, products in launches_of(kernel, d, dtype, variant, tile):
+    with recorded(target):
+        launches = launches_of(kernel, d, dtype, variant, tile)
+    for launch, products in launches:
         limit = (
             EXPONENTIALS if tile.block_n >= 64 or kernel != "forward" else (EXPONENTIALS_OF_32_KEYS)
         )
