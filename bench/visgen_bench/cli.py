@@ -83,12 +83,15 @@ def emit(document: Any) -> None:
 def list_all(include: Include = None, as_json: Json = False) -> None:
     """Models, suites, metrics and data that can be named."""
     from visgen_bench import describe
+    from visgen_bench.metrics import plugins
     from visgen_bench.presets import load_presets
 
     presets = load_presets(include or [])
     found = describe.everything(presets)
     for plugin, reason in presets.broken.items():
         say(f"plug-in {plugin} is broken and left out: {reason}")
+    for reason in plugins.broken().values():
+        say(f"{reason}; it is left out")
     if as_json:
         emit({"rows": [{"what": what, **row} for what, rows in found.items() for row in rows]})
         return

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from visgen.names import hint
+from visgen_bench.errors import usage_errors
 from visgen_bench.presets import Presets
 from visgen_bench.suite import SuiteError, from_text, shipped, to_toml
 
@@ -11,13 +12,19 @@ from visgen_bench.suite import SuiteError, from_text, shipped, to_toml
 def everything(presets: Presets) -> dict[str, list[dict[str, Any]]]:
     """Models, suites, metrics and data by name, one line each."""
     from visgen.data.opening import data_names
+    from visgen_bench.metrics import plugins
     from visgen_bench.metrics.evaluation import names
     from visgen_results.metrics import describe
 
+    broken = plugins.broken()  # loads all plug-ins, so that the table has their metrics
     return {
         "models": [_model_line(name, config) for name, config in presets.configs.items()],
         "suites": [_suite_line(name, text) for name, text in shipped().items()],
-        "metrics": [{"name": name, "description": describe(name).description} for name in names()],
+        "metrics": [
+            {"name": name, "description": describe(name).description}
+            for name in names()
+            if name not in broken
+        ],
         "data": [{"name": spec} for spec in data_names()],
     }
 
@@ -51,6 +58,7 @@ def one(name: str, presets: Presets) -> dict[str, Any]:
         SuiteError: if the name is none of these; names the nearest.
     """
     from visgen import zoo
+    from visgen_bench.metrics.errors import ProtocolError
     from visgen_bench.metrics.evaluation import names
 
     if name in presets.configs:
@@ -59,7 +67,8 @@ def one(name: str, presets: Presets) -> dict[str, Any]:
         suite = from_text(shipped()[name], f"{name}.toml")
         return {"suite": name, "description": suite.description, "toml": to_toml(suite)}
     if name in names():
-        return _metric(name)
+        with usage_errors(ProtocolError):
+            return _metric(name)
     if name in zoo.entries():
         return {"weights": name, **_facts(zoo.entries()[name])}
     known = [*presets.configs, *shipped(), *names(), *zoo.entries()]

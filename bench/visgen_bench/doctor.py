@@ -169,11 +169,15 @@ def nvml() -> Check:
 def metrics_here(offline: bool) -> Iterator[Check]:
     """Which metrics can be computed here, and what fixes the others."""
     from visgen_bench.extractors.opening import Extractors
+    from visgen_bench.metrics import plugins
     from visgen_bench.metrics.evaluation import available, names
 
+    broken = plugins.broken()
+    for fault in broken.values():
+        yield Check(name="metrics", level="note", text=fault)
     extractors = Extractors(allow_download=not offline)
     reasons: dict[str, list[str]] = {}
-    for metric in names():
+    for metric in (name for name in names() if name not in broken):
         reasons.setdefault(available(metric, extractors) or "", []).append(metric)
     for reason, metrics in reasons.items():
         level: Level = "note" if reason else "ok"

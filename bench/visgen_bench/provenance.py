@@ -55,12 +55,21 @@ def code_files(cell: Cell, config: Any) -> tuple[Path, ...]:
     if isinstance(cell, QualityCell):
         files += sorted((PACKAGE / "metrics").glob("*.py"))
         files += sorted((PACKAGE / "extractors").glob("*.py"))
+        files += _plugin_files(cell)
     elif isinstance(cell, TrainCell):
         files += sorted((home / "training").glob("*.py"))
         files += sorted((home / "objectives").glob("*.py"))
     else:
         files += sorted((PACKAGE / "measure").glob("*.py"))
     return tuple(files)
+
+
+def _plugin_files(cell: QualityCell) -> list[Path]:
+    """The files that a cell's metrics of other packages were loaded from."""
+    from visgen_bench.metrics import plugins
+
+    found = (plugins.source_of(metric) for metric in sorted(cell.metrics))
+    return list(dict.fromkeys(file for file in found if file is not None))
 
 
 def code_hash(files: Sequence[Path]) -> str:

@@ -15,6 +15,7 @@ from visgen_bench import journal as journals
 from visgen_bench.executors import Outcome
 from visgen_bench.journal import Job
 from visgen_results import schema
+from visgen_results.metrics import METRICS
 from visgen_results.store import Store, new_run_id, run_day
 
 LOG_TAIL = 2000  # characters of a dead worker's log that go into its row
@@ -74,10 +75,19 @@ def commit(store: Store, path: Path, outcome: Outcome | None) -> Recorded | None
     copied = schema.copies(run)
     metrics = [{**copied, "cell_key": job.cell_key, **row} for row in metrics]
     measurements = [one for r in records if "rows" in r for one in _long(r["rows"])]
+    _enter_plugins(metrics)
     for table, rows in (("metrics", metrics), ("measurements", measurements), ("runs", [run])):
         append_once(store, table, rows, kind=run["kind"], run_id=job.run_id)
     journals.remove(path)
     return Recorded(run=run, metrics=metrics)
+
+
+def _enter_plugins(metrics: Sequence[Row]) -> None:
+    """What a killed harness left may hold a metric that this plan does not ask for."""
+    for name in {row["metric"] for row in metrics} - METRICS.keys():
+        from visgen_bench.metrics import plugins
+
+        plugins.find(name)
 
 
 def append_once(

@@ -29,6 +29,7 @@ from visgen.objectives.gan import GanRecipe
 from visgen_bench.cell import KINDS, Cell, parse
 from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
+from visgen_bench.metrics.errors import ProtocolError
 from visgen_results.metrics import QUALITY, UnknownMetric, info
 
 Entry = dict[str, Any]
@@ -258,11 +259,24 @@ def _gate(table: Mapping[str, Any], where: str) -> Gate:
         raise SuiteError(_explain(error, where)) from error
     for name in gate.metrics:
         try:
-            info(name)
+            _known_metric(name)
+        except ProtocolError as error:
+            raise SuiteError(f"{where}: metrics: {error}") from error
         except UnknownMetric as error:
             near = hint_or_list(name, QUALITY)
             raise SuiteError(f'{where}: unknown metric "{name}"{near}') from error
     return gate
+
+
+def _known_metric(name: str) -> None:
+    """Raise `UnknownMetric` for a metric that there is not, `ProtocolError` for a broken one."""
+    try:
+        info(name)
+    except UnknownMetric:
+        from visgen_bench.metrics import plugins  # imports torch, which most gates do not need
+
+        if plugins.find(name) is None:
+            raise
 
 
 def _explain(error: ValidationError, where: str) -> str:

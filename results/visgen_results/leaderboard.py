@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,8 @@ def _board(
     varying = distinguishing(rows, everywhere)
     made = [_row(list(seeds.values()), varying) for seeds in by_model.values()]
     direction = rows[0]["higher_is_better"]
+    if entry.name not in METRICS:  # of a plug-in that is not here: the rows know
+        entry = replace(entry, higher_is_better=direction, unit=group["unit"] or "")
     ranked = [r for r in made if r.role == "ranked" and not math.isnan(r.value)]
     others = sorted(
         (r for r in made if r not in ranked), key=lambda r: (ROLES.index(r.role), r.label)

@@ -98,19 +98,20 @@ def _possible(
 
 def _fault(metric: str, extractors: "Extractors") -> str | None:
     """Why a metric cannot be computed, found out by opening its network; None if it can."""
-    from visgen_bench.extractors.opening import EXTRACTORS
     from visgen_bench.extractors.weights import WeightsError
     from visgen_bench.metrics.evaluation import available
     from visgen_bench.metrics.protocol import protocol
 
-    reason = available(metric, extractors)
-    network = protocol(metric).extractor
-    if reason is None and network in EXTRACTORS:
-        try:
-            extractors.open(network)
-        except WeightsError as error:  # a download was allowed and failed
-            return str(error)
-    return reason
+    reason, entry = available(metric, extractors), protocol(metric)
+    if reason is not None or entry.extractor == "pixels":
+        return reason
+    try:
+        widths = extractors.open(entry.extractor).widths
+    except WeightsError as error:  # a download was allowed and failed, or a plug-in's network did
+        return str(error)
+    if entry.layer not in widths:
+        return f'{entry.extractor} has no layer "{entry.layer}"; it has {", ".join(widths)}'
+    return None
 
 
 def _reference(

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 EXTRACTORS = ("inception-2015", "efficientnet-lite0-64", "digit-judge")
+PLUGIN_PREFIX = "plug-in:"  # and a metric's name: the network that this metric's plug-in opens
 
 
 class Extractor(Protocol):
@@ -26,6 +27,12 @@ class Extractor(Protocol):
     def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """uint8 (n, 3, h, w) -> float32 (n, width) of each layer asked for, on the CPU."""
         ...
+
+
+class OpenExtractor(Protocol):
+    """Opens a network on a device; without `allow_download` it makes no network call."""
+
+    def __call__(self, device: str, *, allow_download: bool) -> Extractor: ...
 
 
 class Extractors:
@@ -58,8 +65,8 @@ class Extractors:
 
     def unavailable(self, name: str) -> str | None:
         """Why an extractor cannot be used here, with the line that fixes it, or None."""
-        if name in self._opened or name == "pixels":
-            return None
+        if name in self._opened or name == "pixels" or name.startswith(PLUGIN_PREFIX):
+            return None  # what a plug-in lacks shows when it is opened
         if name == "inception-2015":
             from visgen_bench.extractors import inception
 
@@ -75,6 +82,8 @@ class Extractors:
         raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
 
     def _new(self, name: str) -> Extractor:
+        if name.startswith(PLUGIN_PREFIX):
+            return self._of_plugin(name.removeprefix(PLUGIN_PREFIX))
         if name == "inception-2015":
             from visgen_bench.extractors.inception import Inception
 
@@ -90,3 +99,17 @@ class Extractors:
 
             return DigitJudge(self.device)
         raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
+
+    def _of_plugin(self, metric: str) -> Extractor:
+        from visgen_bench.extractors.weights import WeightsError
+        from visgen_bench.metrics import plugins  # which describe networks by this file's protocol
+
+        plugin = plugins.find(metric)
+        if plugin is None or isinstance(plugin.extractor, str):
+            raise ValueError(f"no plug-in {metric} with a network of its own is installed.")
+        try:
+            return plugin.extractor(self.device, allow_download=self.allow_download)
+        except Exception as error:  # somebody else's code may raise anything
+            raise WeightsError(
+                f"plug-in {metric} cannot open its network: {type(error).__name__}: {error}"
+            ) from error

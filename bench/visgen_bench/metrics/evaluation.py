@@ -29,6 +29,7 @@ from visgen_bench.metrics.digit_share import DigitCounts
 from visgen_bench.metrics.errors import MetricError, StateError
 from visgen_bench.metrics.inception_score import ScoreAccumulator, split_of
 from visgen_bench.metrics.moments import load_arrays, save_arrays
+from visgen_bench.metrics.plugins import plugin_names
 from visgen_bench.metrics.protocol import (
     Protocol,
     protocol,
@@ -356,8 +357,8 @@ class ImageEvaluation:
 
 
 def names() -> tuple[str, ...]:
-    """All metric names this module can compute."""
-    return tuple(protocols())
+    """All metric names this module can compute, those of plug-ins last; loads none of these."""
+    return (*protocols(), *plugin_names())
 
 
 def _label(layer: LayerKey) -> str:

@@ -13,6 +13,7 @@ from visgen_bench.metrics.errors import ProtocolError
 
 # Names of published measurements, and the weights that alone may produce them.
 RESERVED = ("fid", "kid", "isc", "fvd")
+PLUGIN_FORMULA = "plug-in"  # the formula is a function of a plug-in's
 _I3D_LOGITS = ("logits", "Mean:0")
 _I3D_MIN_FRAMES = 9  # three strides of 2 in time, then an average over 2 frames
 
@@ -44,13 +45,19 @@ def protocol(metric: str) -> Protocol:
     """The protocol of a metric.
 
     Raises:
-        ProtocolError: if there is none of that name; names the nearest.
+        ProtocolError: if there is none of that name, or a plug-in's is broken; names the nearest.
     """
     known = protocols()
     if metric in known:
         return known[metric]
+    from visgen_bench.metrics import plugins  # which describe themselves by this file's `Protocol`
+
+    found = plugins.find(metric)
+    if found is not None:
+        return found.protocol
+    names = [*known, *plugins.plugin_names()]
     raise ProtocolError(
-        f'no image metric "{metric}"{hint(metric, known)} (there are {", ".join(known)}).'
+        f'no image metric "{metric}"{hint(metric, names)} (there are {", ".join(names)}).'
     )
 
 

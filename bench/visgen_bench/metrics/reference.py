@@ -28,7 +28,12 @@ from visgen_bench.metrics.errors import MetricError, StateError, TooFewSamples
 from visgen_bench.metrics.frechet import FrechetReference
 from visgen_bench.metrics.moments import load_arrays, save_arrays
 from visgen_bench.metrics.prdc import radii
-from visgen_bench.metrics.protocol import Protocol, protocol, require_published_weights
+from visgen_bench.metrics.protocol import (
+    PLUGIN_FORMULA,
+    Protocol,
+    protocol,
+    require_published_weights,
+)
 from visgen_bench.metrics.streams import FeatureStream, Rows
 
 if TYPE_CHECKING:
@@ -169,7 +174,7 @@ class ReferenceStatistics:
         opened = extractors or Extractors()
         wanted: dict[LayerKey, list[Protocol]] = {}
         for entry in map(protocol, metrics):
-            if entry.formula in ("frechet", "kernel-subsets", "kernel-full", "prdc"):
+            if entry.formula == "frechet" or needs_rows(entry):
                 wanted.setdefault((entry.extractor, entry.layer), []).append(entry)
         layers = {
             layer: _layer_statistics(layer, entries, images, opened, cache)
@@ -183,7 +188,7 @@ class ReferenceStatistics:
 
 def needs_rows(entry: Protocol) -> bool:
     """Whether a metric needs every feature row, not only moments."""
-    return entry.formula in ("kernel-subsets", "kernel-full", "prdc")
+    return entry.formula in ("kernel-subsets", "kernel-full", "prdc", PLUGIN_FORMULA)
 
 
 def _layer_statistics(

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from visgen_bench.metrics.copies import CopyReference
 from visgen_bench.metrics.digit_share import DigitCounts
-from visgen_bench.metrics.errors import StateError, TooFewSamples
+from visgen_bench.metrics.errors import MetricError, StateError, TooFewSamples
 from visgen_bench.metrics.inception_score import ScoreAccumulator
 from visgen_bench.metrics.intervals import student_t, wilson
 from visgen_bench.metrics.kernel_distance import block_standard_error, kernel_distance, kid_full
 from visgen_bench.metrics.prdc import Prdc, prdc
-from visgen_bench.metrics.protocol import Protocol
+from visgen_bench.metrics.protocol import PLUGIN_FORMULA, Protocol
 from visgen_bench.metrics.reference import LayerStatistics
 from visgen_bench.metrics.streams import FeatureStream
 
@@ -262,6 +262,29 @@ def _share(value: float, trials: int, n: int, n_ref: int) -> Score:
     )
 
 
+def _plugin(entry: Protocol, evidence: Evidence) -> Score:
+    """Somebody else's formula; whatever it raises is the reason why there is no number."""
+    from visgen_bench.metrics import plugins  # which describe their results by this file's `Score`
+
+    rows, real = _rows(evidence)
+    plugin = plugins.find(entry.metric)
+    if plugin is None or isinstance(plugin.formula, str):
+        raise StateError(f"plug-in {entry.metric} is not installed here.")
+    try:
+        found = plugin.formula(rows, real, entry.options)
+        value = found if isinstance(found, Score) else float(found)
+    except MetricError:
+        raise
+    except Exception as error:
+        raise MetricError(
+            f"plug-in {entry.metric} failed: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(value, Score):
+        return value
+    why = "none: the plug-in gives none"
+    return Score(value=value, n=len(rows), n_ref=len(real), no_interval=why)
+
+
 _FORMULAS: dict[str, Callable[[Protocol, Evidence], Score]] = {
     "frechet": _frechet,
     "kernel-subsets": _kernel_subsets,
@@ -271,6 +294,7 @@ _FORMULAS: dict[str, Callable[[Protocol, Evidence], Score]] = {
     "class-count": _class_count,
     "confident-share": _confident_share,
     "copy-share": _copy_share,
+    PLUGIN_FORMULA: _plugin,
 }
 
 
