@@ -33,11 +33,15 @@ from visgen_kernels.attention.arguments import Scoring
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import Second, sequences_of
 from visgen_kernels.attention.second_jit import (
+    add_value_cotangent,
     load_second_keys_at,
     load_second_queries,
+    score_cotangent,
+    second_factors,
     second_key_bases,
     second_query_bases,
-    second_tile,
+    second_weights,
+    upstream,
 )
 from visgen_kernels.attention.sides_jit import load_vector
 from visgen_kernels.attention.tiles import Tile
@@ -173,27 +177,17 @@ def _tile(
     key = load_second_keys_at(
         t, _key_bases(t, z, head, start_n, x, near), keys_near, j, present, x, whole
     )
-    p, _, d, m, r = second_tile(
-        t,
-        query,
-        key,
-        starts,
-        rows,
-        head_of_words(x, z),
-        seed,
-        z * x.heads + head,
-        x,
-        whole,
-        False,
-        x.bias_width % 4 == 0,
-        block_m,
-        block_n,
-    )
+    words, number = head_of_words(x, z), z * x.heads + head
+    p = second_weights(t, query, key, starts[0], rows, words, x, whole, False)
+    factors = second_factors(key, rows, seed, number, x, False, x.bias_width % 4 == 0)
+    d = upstream(t, query, key, factors, x, False, block_m, block_n)
     if t.m is not None:
+        m = score_cotangent(t, query, key, starts[1], x, False)
         m -= load_vector(t.m, bases[2], rows_near, inside)[:, None]
-        d = d * m + (r - load_vector(t.e, bases[3], rows_near, inside)[:, None])
+        d = d * m - load_vector(t.e, bases[3], rows_near, inside)[:, None]
+        d = add_value_cotangent(t, query, key, factors, d, x, False, block_m, block_n)
     ds = p * d
-    if not whole and x.code[0] != FULL:  # a row may be NaN by a key that is not seen from others
+    if not whole and x.code[0] != FULL:  # a row may be NaN by a key that others do not see
         ds = tl.where(p == 0.0, 0.0, ds)
     return ds
 

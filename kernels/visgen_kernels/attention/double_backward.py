@@ -29,12 +29,19 @@ from visgen_kernels.attention.arguments import Lists, Rows, Scoring, lists_of, r
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import Second, sequences_of
 from visgen_kernels.attention.second_jit import (
+    add_product,
+    add_value_cotangent,
+    empty_parts,
     load_second_keys,
     load_second_queries,
+    place_of,
+    score_cotangent,
+    second_factors,
     second_key_bases,
     second_query_bases,
     second_starts,
-    second_tile,
+    second_weights,
+    upstream,
 )
 from visgen_kernels.attention.sides_jit import load_vector
 from visgen_kernels.attention.tile_lists import TileLists
@@ -45,7 +52,6 @@ from visgen_kernels.attention.tiles_jit import (
     head_of_words,
     key_limit,
     load_both,
-    operand,
     position,
     sequence_base,
     store_both,
@@ -53,34 +59,6 @@ from visgen_kernels.attention.tiles_jit import (
 )
 from visgen_kernels.attention.walks_jit import walk_keys, walk_queries
 from visgen_kernels.launch import Launch
-
-
-@triton.jit
-def add_product(rows, weights, part_0, part_1, acc_0, acc_1, x):
-    """Acc + weights @ both parts of a tensor of tokens; weights are rounded to its type."""
-    rounded = operand(weights, rows.base.dtype.element_ty, x.emulate)
-    acc_0 = tl.dot(rounded, part_0, acc_0, input_precision=x.precision)
-    if rows.d1 > 0:
-        acc_1 = tl.dot(rounded, part_1, acc_1, input_precision=x.precision)
-    return acc_0, acc_1
-
-
-@triton.jit
-def empty_parts(rows, width: tl.constexpr):
-    """Zeros (width, d) in two parts; a second part of no width has 16 columns that stay unused."""
-    part_0 = tl.zeros((width, rows.d0), tl.float32)
-    return part_0, tl.zeros((width, rows.d1 if rows.d1 > 0 else 16), tl.float32)
-
-
-@triton.jit
-def _place(x, blocks):
-    """What a program works on: sequence, head, their number, tile of the sequence, seed."""
-    pid = tl.program_id(0)
-    head, z, tile = pid // blocks % x.heads, pid // blocks // x.heads, pid % blocks
-    seed = 0
-    if x.dropout:
-        seed = tl.load(x.seed)
-    return z, head, z * x.heads + head, tile, seed
 
 
 @triton.jit
@@ -95,24 +73,29 @@ def _rows_tile(
     block_m: tl.constexpr,
     block_n: tl.constexpr,
 ):
-    """What keys at .. at + block_n add to gG and to rowsum of P, P o M, P o D, P o (D o M + R)."""
-    acc_0, acc_1, total, m, rest, e = state
+    """What keys at .. at + block_n add to gG, to a correction, m and rowsum(P o (D o M + R))."""
+    acc_0, acc_1, total, m, e = state
+    exact: tl.constexpr = t.q.base.dtype.element_ty == tl.float32
     query, i, bases, words, seed, number = fixed
     key = load_second_keys(t, bases, at, limit, x, whole, block_n)
     starts = second_starts(t, query[0][6], key[0], key[1], x, False, block_m, block_n)
-    p, dropped, d, cotangent, r = second_tile(
-        t, query, key, starts, i, words, seed, number, x, whole, False, True, block_m, block_n
-    )
-    total += tl.sum(p, 1)
-    m += tl.sum(p * cotangent, 1)
-    ds = p * d
-    rest += tl.sum(ds, 1)
-    e += tl.sum(ds * cotangent + p * r, 1)
+    p = second_weights(t, query, key, starts[0], i, words, x, whole, False)
+    factors = second_factors(key, i, seed, number, x, False)
+    d = upstream(t, query, key, factors, x, False, block_m, block_n)
+    total += tl.sum(p if exact else p * d, 1)
+    cotangent = score_cotangent(t, query, key, starts[1], x, False)
+    d *= cotangent
+    d = add_value_cotangent(t, query, key, factors, d, x, False, block_m, block_n)
+    e += tl.sum(p * d, 1)
+    cotangent *= p
+    m += tl.sum(cotangent, 1)
     if t.with_grad:
-        acc_0, acc_1 = add_product(t.v, dropped * cotangent, key[5], key[6], acc_0, acc_1, x)
+        weighted = cotangent * factors if x.dropout else cotangent
+        acc_0, acc_1 = add_product(t.v, weighted, key[5], key[6], acc_0, acc_1, x)
         if t.of_v is not None:
+            dropped = p * factors if x.dropout else p
             acc_0, acc_1 = add_product(t.v, dropped, key[9], key[10], acc_0, acc_1, x)
-    return acc_0, acc_1, total, m, rest, e
+    return acc_0, acc_1, total, m, e
 
 
 @triton.jit
@@ -125,9 +108,10 @@ def attention_double_rows(
     blocks,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    masked_n: tl.constexpr,
 ):
     """Row sums m, e and, if `grad_grad` is given, gG of a tile of queries of one head."""
-    z, head, number, tile, seed = _place(x, blocks)
+    z, head, number, tile, seed = place_of(x, blocks)
     rows, inside = position(tile * block_m + tl.arange(0, block_m), x)
     inside = inside & (rows < x.n_q)
     bases = second_query_bases(t, z, head, x)
@@ -139,11 +123,12 @@ def attention_double_rows(
         seed,
         number,
     )
+    exact: tl.constexpr = t.q.base.dtype.element_ty == tl.float32
     acc_0, acc_1 = empty_parts(t.v, block_m)
     zero = tl.zeros((block_m,), tl.float32)
-    acc_0, acc_1, total, m, rest, e = walk_keys(
+    acc_0, acc_1, total, m, e = walk_keys(
         _rows_tile,
-        (acc_0, acc_1, zero, zero, zero, zero),
+        (acc_0, acc_1, zero, zero, zero),
         fixed,
         t,
         x,
@@ -152,12 +137,18 @@ def attention_double_rows(
         key_limit(x, z),
         block_m,
         block_n,
+        masked_n,
     )
-    # Without rounding, the sum of P would be 1 and that of P o D 0. M - m is small beside M where a
-    # weight is near 1, so that both matter.
-    inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
-    m *= inverse
-    e = (e - m * rest) * inverse
+    # Were nothing rounded, rows of P would sum to 1 and those of P o D to 0. In float32 the former
+    # is what shows: where a weight is near 1, M - m is small beside M. In 16 bits it is the latter,
+    # since O and so delta are rounded.
+    inverse = 1.0 + zero
+    if exact:
+        inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
+        m *= inverse
+        e *= inverse
+    else:
+        e -= m * total
     tl.store(bases[2] + token_offsets(t.m, rows), m, inside)
     tl.store(bases[3] + token_offsets(t.e, rows), e, inside)
     if grad_grad is not None:
@@ -187,13 +178,15 @@ def _queries_tile(
     query, m, e, i, bases, words, seed, number = fixed
     key = load_second_keys(t, bases, at, limit, x, whole, block_n)
     starts = second_starts(t, query[0][6], key[0], key[1], x, False, block_m, block_n)
-    p, _, d, cotangent, r = second_tile(
-        t, query, key, starts, i, words, seed, number, x, whole, False, True, block_m, block_n
-    )
-    gs = p * (d * (cotangent - m[:, None]) + (r - e[:, None]))
-    acc_0, acc_1 = add_product(t.k, gs, key[3], key[4], acc_0, acc_1, x)
+    p = second_weights(t, query, key, starts[0], i, words, x, whole, False)
+    factors = second_factors(key, i, seed, number, x, False)
+    d = upstream(t, query, key, factors, x, False, block_m, block_n)
     if t.of_k is not None:
         acc_0, acc_1 = add_product(t.k, p * d, key[7], key[8], acc_0, acc_1, x)
+    cotangent = score_cotangent(t, query, key, starts[1], x, False) - m[:, None]
+    d = d * cotangent - e[:, None]
+    d = add_value_cotangent(t, query, key, factors, d, x, False, block_m, block_n)
+    acc_0, acc_1 = add_product(t.k, p * d, key[3], key[4], acc_0, acc_1, x)
     return acc_0, acc_1
 
 
@@ -206,9 +199,10 @@ def attention_double_queries(
     blocks,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
+    masked_n: tl.constexpr,
 ):
     """The gradient gQ of a tile of queries of one head of one sequence."""
-    z, head, number, tile, seed = _place(x, blocks)
+    z, head, number, tile, seed = place_of(x, blocks)
     rows, inside = position(tile * block_m + tl.arange(0, block_m), x)
     inside = inside & (rows < x.n_q)
     bases = second_query_bases(t, z, head, x)
@@ -234,6 +228,7 @@ def attention_double_queries(
         key_limit(x, z),
         block_m,
         block_n,
+        masked_n,
     )
     factor = x.scale * LN2 * x.sign
     base = sequence_base(gq, z, head, x.sizes)
@@ -261,26 +256,29 @@ def _keys_tile(
     m = load_vector(t.m, bases[2], rows, inside)
     e = load_vector(t.e, bases[3], rows, inside)
     i = rows + (x.n_k - x.n_q)
-    side, u_0, u_1 = query
+    side = query[0]
     starts = second_starts(t, side[6], key[0], key[1], x, True, block_m, block_n)
-    p, dropped, d, cotangent, r = second_tile(
-        t, query, key, starts, i, words, seed, number, x, whole, True, True, block_m, block_n
-    )
-    cotangent -= m[None, :]
-    r -= e[None, :]
-    if not whole and x.code[0] != FULL:  # a row may be NaN by a key that is not seen from others
-        seen = p > 0
-        d, r = tl.where(seen, d, 0.0), tl.where(seen, r, 0.0)
-        cotangent = tl.where(seen, cotangent, 0.0)
+    p = second_weights(t, query, key, starts[0], i, words, x, whole, True)
+    factors = second_factors(key, i, seed, number, x, True)
+    partly: tl.constexpr = (not whole) and x.code[0] != FULL
+    cotangent = score_cotangent(t, query, key, starts[1], x, True) - m[None, :]
+    d = upstream(t, query, key, factors, x, True, block_m, block_n)
+    if partly:  # a row may be NaN by a key that others do not see
+        cotangent, d = tl.where(p == 0.0, 0.0, cotangent), tl.where(p == 0.0, 0.0, d)
     if t.with_v:
-        gv_0, gv_1 = add_product(t.grad, dropped * cotangent, side[2], side[3], gv_0, gv_1, x)
-    gs = p * (d * cotangent + r)
+        weighted = p * cotangent * factors if x.dropout else p * cotangent
+        gv_0, gv_1 = add_product(t.grad, weighted, side[2], side[3], gv_0, gv_1, x)
+    if t.with_k and t.of_q is not None:
+        gk_0, gk_1 = add_product(t.q, p * d, query[1], query[2], gk_0, gk_1, x)
+    d *= cotangent
+    d = add_value_cotangent(t, query, key, factors, d, x, True, block_m, block_n) - e[None, :]
+    if partly:
+        d = tl.where(p == 0.0, 0.0, d)
+    d *= p
     if t.with_key_bias:
-        colsum += tl.sum(gs, 1)
+        colsum += tl.sum(d, 1)
     if t.with_k:
-        gk_0, gk_1 = add_product(t.q, gs, side[0], side[1], gk_0, gk_1, x)
-        if t.of_q is not None:
-            gk_0, gk_1 = add_product(t.q, p * d, u_0, u_1, gk_0, gk_1, x)
+        gk_0, gk_1 = add_product(t.q, d, side[0], side[1], gk_0, gk_1, x)
     return gv_0, gv_1, gk_0, gk_1, colsum
 
 
@@ -300,7 +298,7 @@ def attention_double_keys(
 
     Keys that are not there (beyond a sample's length, or with a bias of -inf) get zeros.
     """
-    z, head, number, tile, seed = _place(x, blocks)
+    z, head, number, tile, seed = place_of(x, blocks)
     limit = key_limit(x, z)
     bases = second_key_bases(t, z, head, x)
     key = load_second_keys(t, bases, tile * block_n, limit, x, False, block_n)
@@ -354,7 +352,7 @@ def rows_launch(
         attention_double_rows,
         sequences_of(call, t) * x.heads * blocks,
         (t, rows_of(call.layout, out), written, x, lists_of(lists), blocks),
-        {"block_m": tile.block_m, "block_n": tile.block_n},
+        tile.constants(),
         tile.warps,
         tile.stages,
         tile.options(),
@@ -370,7 +368,7 @@ def queries_launch(
         attention_double_queries,
         sequences_of(call, t) * x.heads * blocks,
         (t, rows_of(call.layout, gq), x, lists_of(lists), blocks),
-        {"block_m": tile.block_m, "block_n": tile.block_n},
+        tile.constants(),
         tile.warps,
         tile.stages,
         tile.options(),

@@ -32,6 +32,7 @@ from visgen_kernels.attention.tiles_jit import (
     key_bias_base,
     load_both,
     load_queries,
+    operand,
     operands,
     per_key,
     per_query,
@@ -173,52 +174,108 @@ def second_starts(
 
 
 @triton.jit
-def second_tile(
+def second_weights(t, query, key, start, i, words, x, whole: tl.constexpr, flipped: tl.constexpr):
+    """P of a tile, 0 where a key is hidden from a row; i are the queries' positions."""
+    side, j = query[0], key[0]
+    p = weights_from(start, t.k, side[0], side[1], key[3], key[4], key[2], side[4], x, flipped)
+    if not whole:
+        if x.key_bias is None:
+            p = tl.where(per_key(key[1], flipped), p, 0.0)
+        if x.code[0] != FULL:
+            p = tl.where(visible(per_query(i, flipped), per_key(j, flipped), x, words), p, 0.0)
+    return p
+
+
+@triton.jit
+def second_factors(key, i, seed, number, x, flipped: tl.constexpr, aligned: tl.constexpr = True):
+    """The dropout factors F of a tile, 1 without dropout; `aligned` as in `keep_factors`."""
+    if x.dropout:
+        return keep_factors(seed, number, i - (x.n_k - x.n_q), key[0], x, flipped, aligned)
+    else:
+        return 1.0
+
+
+@triton.jit
+def upstream(
     t,
     query,
     key,
-    starts,
-    i,
-    words,
-    seed,
-    number,
+    factors,
     x,
-    whole: tl.constexpr,
     flipped: tl.constexpr,
-    aligned: tl.constexpr,
     block_m: tl.constexpr,
     block_n: tl.constexpr,
 ):
-    """P, F o P, D, M and R of a tile of scores; P is 0 where a key is hidden from a row.
+    """D of a tile."""
+    side = query[0]
+    start = blank(flipped, block_m, block_n)
+    d = product(t.v, side[2], side[3], key[5], key[6], start, x, flipped)
+    if x.dropout:
+        d *= factors
+    return d - per_query(side[5], flipped)
 
-    i are the queries' positions; `aligned` as in `keep_factors`.
-    """
-    side, u_0, u_1 = query
-    q_0, q_1, g_0, g_1, sums, delta = side[0], side[1], side[2], side[3], side[4], side[5]
-    j, present, c, k_0, k_1, v_0, v_1, w_0, w_1, x_0, x_1, shift = key
-    p = weights_from(starts[0], t.k, q_0, q_1, k_0, k_1, c, sums, x, flipped)
-    if not whole:
-        if x.key_bias is None:
-            p = tl.where(per_key(present, flipped), p, 0.0)
-        if x.code[0] != FULL:
-            p = tl.where(visible(per_query(i, flipped), per_key(j, flipped), x, words), p, 0.0)
-    d = product(t.v, g_0, g_1, v_0, v_1, blank(flipped, block_m, block_n), x, flipped)
-    r = 0.0
-    if t.of_v is not None:
-        r = product(t.v, g_0, g_1, x_0, x_1, blank(flipped, block_m, block_n), x, flipped)
-    m = starts[1]
+
+@triton.jit
+def score_cotangent(t, query, key, start, x, flipped: tl.constexpr):
+    """M of a tile; `start` is Y over |a|, or zeros."""
+    m = start
     if t.of_q is not None:
-        m = product(t.k, u_0, u_1, k_0, k_1, m, x, flipped)
+        m = product(t.k, query[1], query[2], key[3], key[4], m, x, flipped)
     if t.of_k is not None:
-        m = product(t.k, q_0, q_1, w_0, w_1, m, x, flipped)
+        m = product(t.k, query[0][0], query[0][1], key[7], key[8], m, x, flipped)
     m *= x.scale * LN2
     if t.of_key_bias is not None:
-        m += per_key(shift, flipped)
-    dropped = p
+        m += per_key(key[11], flipped)
+    return m
+
+
+@triton.jit
+def add_value_cotangent(
+    t,
+    query,
+    key,
+    factors,
+    acc,
+    x,
+    flipped: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+):
+    """Acc + R of a tile: where nothing is dropped, the products are added to acc itself."""
+    side = query[0]
+    if t.of_v is None:
+        return acc
+    elif x.dropout:
+        start = blank(flipped, block_m, block_n)
+        r = product(t.v, side[2], side[3], key[9], key[10], start, x, flipped)
+        return acc + r * factors
+    else:
+        return product(t.v, side[2], side[3], key[9], key[10], acc, x, flipped)
+
+
+@triton.jit
+def add_product(rows, weights, part_0, part_1, acc_0, acc_1, x):
+    """Acc + weights @ both parts of a tensor of tokens; weights are rounded to its type."""
+    rounded = operand(weights, rows.base.dtype.element_ty, x.emulate)
+    acc_0 = tl.dot(rounded, part_0, acc_0, input_precision=x.precision)
+    if rows.d1 > 0:
+        acc_1 = tl.dot(rounded, part_1, acc_1, input_precision=x.precision)
+    return acc_0, acc_1
+
+
+@triton.jit
+def empty_parts(rows, width: tl.constexpr):
+    """Zeros (width, d) in two parts; a second part of no width has 16 columns that stay unused."""
+    part_0 = tl.zeros((width, rows.d0), tl.float32)
+    return part_0, tl.zeros((width, rows.d1 if rows.d1 > 0 else 16), tl.float32)
+
+
+@triton.jit
+def place_of(x, blocks):
+    """What a program works on: sequence, head, their number, tile of the sequence, seed."""
+    pid = tl.program_id(0)
+    head, z, tile = pid // blocks % x.heads, pid // blocks // x.heads, pid % blocks
+    seed = 0
     if x.dropout:
-        factors = keep_factors(seed, number, i - (x.n_k - x.n_q), j, x, flipped, aligned)
-        dropped *= factors
-        d *= factors
-        if t.of_v is not None:
-            r *= factors
-    return p, dropped, d - per_query(delta, flipped), m, r
+        seed = tl.load(x.seed)
+    return z, head, z * x.heads + head, tile, seed
