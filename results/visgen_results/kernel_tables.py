@@ -6,7 +6,7 @@ Rows of `kernels bench` have kind `kernel` and ran on a device (static reports h
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from visgen_results.display import escape_markdown, figures, plain
@@ -55,7 +55,16 @@ def kernel_tables(results: Results, *, only: Collection[str] | None = None) -> l
     """Tables of a result folder, or of some runs of it; none if no kernel was timed there."""
     numbers = [row for row in results.numbers if only is None or row["run_id"] in only]
     failed = [run for run in results.failed if only is None or run["run_id"] in only]
-    return [*_timed(numbers, failed), *_shares(numbers, failed)]
+    return [_filled(table) for table in (*_timed(numbers, failed), *_shares(numbers, failed))]
+
+
+def _filled(table: Table) -> Table:
+    """Without the columns in which nothing stands."""
+    keep = [
+        i for i in range(len(table.head)) if any(row[i] not in ("", NONE) for row in table.rows)
+    ]
+    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+    return replace(table, head=tuple(table.head[i] for i in keep), rows=rows)
 
 
 def _timed(numbers: Sequence[Row], failed: Sequence[Row]) -> list[Table]:
@@ -88,9 +97,9 @@ def _setting(row: Row) -> tuple[Any, ...]:
 
 _TIMED_HEAD = (
     "shape", "batch", "backend", "time", "n", "timed by", "ours is faster by", "error",
-    "extra memory", "TFLOP/s", "GB/s", "of its ceiling", "same bits twice", "compile", "why not",
+    "extra memory", "FLOP/s", "B/s", "of its ceiling", "same bits twice", "compile", "why not",
 )  # fmt: skip
-_WIDE = frozenset({"n", "timed by", "TFLOP/s", "GB/s", "same bits twice", "compile"})
+_WIDE = frozenset({"n", "timed by", "FLOP/s", "B/s", "same bits twice", "compile"})
 
 
 def _timed_table(
@@ -137,8 +146,8 @@ def _timed_line(backend: str, rows: Sequence[Row], ours: Sequence[Row]) -> tuple
         NONE if gain is None else _with_interval(gain, lambda value: f"{figures(value, 3)}x"),
         figures(max(ratios), 3) if ratios else NONE,
         _shown(_value(rows, "mem_extra_peak"), _bytes),
-        _shown(_value(rows, "flop_rate"), lambda value: figures(value / 1e12, 3)),
-        _shown(_value(rows, "byte_rate"), lambda value: figures(value / 1e9, 3)),
+        _shown(_value(rows, "flop_rate"), _rate),
+        _shown(_value(rows, "byte_rate"), _rate),
         _shown(share, lambda value: f"{100 * value:.0f} % ({_binding(rows)})"),
         NONE if bits is None else ("yes" if bits == 1.0 else "no"),
         _shown(_value(rows, "compile_time"), _time),
@@ -297,18 +306,22 @@ def _bytes(count: float) -> str:
     return f"{figures(count / 2**10, 3)} KiB"
 
 
+def _rate(value: float) -> str:
+    for factor, letter in ((1e12, "T"), (1e9, "G")):
+        if value >= factor:
+            return f"{figures(value / factor, 3)} {letter}"
+    return f"{figures(value / 1e6, 3)} M"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
 def to_text(tables: Sequence[Table]) -> str:
-    """Plain text; wide columns are left out, and a column in which nothing stands."""
+    """Plain text; wide columns are left out."""
     lines: list[str] = []
     for table in tables:
-        keep = [
-            i for i, name in enumerate(table.head)
-            if name not in table.wide and any(row[i] not in ("", NONE) for row in table.rows)
-        ]  # fmt: skip
+        keep = [i for i, name in enumerate(table.head) if name not in table.wide]
         grid = [[table.head[i] for i in keep], *([row[i] for i in keep] for row in table.rows)]
         widths = [max(len(row[column]) for row in grid) for column in range(len(keep))]
         lines += [table.title, "=" * len(table.title), *([table.setting] if table.setting else [])]

@@ -30,11 +30,10 @@ from visgen_bench.kernels_bench import attention_calls, turns
 from visgen_bench.kernels_bench.calls import prepare
 from visgen_bench.kernels_bench.report import Report
 from visgen_bench.kernels_bench.share_request import ShareRequest
-from visgen_bench.measure import timing
+from visgen_bench.measure import contention, timing
 from visgen_kernels import resolve, unsupported
 from visgen_results.statistics import Interval, block_ratio
 
-FEWEST, MOST = 6, 60
 SHARE_PAIRS = 11
 METHOD_CPU = (
     "TorchDispatchMode: seconds inside visgen::attention operators of one step over those of a "
@@ -76,8 +75,10 @@ def measure_share(request: ShareRequest, sink: Sink) -> None:
             contenders[name] = made
     if not contenders:
         return
-    rounds = _rounds(request, contenders)
-    _latencies(request, contenders, rounds)
+    with contention.Contention() as neighbours:
+        rounds = _rounds(request, contenders)
+    exclusive = neighbours.exclusive if request.device_type == "cpu" else None
+    _latencies(request, contenders, rounds, exclusive)
     mine = contenders.get(ours)
     if mine is not None:
         _guarded(mine.report, lambda: _gains(request, mine, contenders, rounds))
@@ -184,7 +185,12 @@ def _rounds(request: ShareRequest, contenders: Mapping[str, Contender]) -> dict[
     calls = {name: one.step for name, one in contenders.items()}
     turn = _turn(request, calls)
     return turns.take_turns(
-        list(calls), turn, seconds=request.seconds, fewest=FEWEST, most=MOST, seed=request.seed
+        list(calls),
+        turn,
+        seconds=request.seconds,
+        fewest=request.fewest,
+        most=request.most,
+        seed=request.seed,
     )
 
 
@@ -199,10 +205,12 @@ def _latencies(
     request: ShareRequest,
     contenders: Mapping[str, Contender],
     rounds: Mapping[str, turns.Rounds],
+    exclusive: bool | None,
 ) -> None:
+    columns = {"l2": "warm", "phase": request.phase, "exclusive": exclusive}
     for name, one in contenders.items():
         for method, own in rounds[name].items():
-            one.report.latency(own, timing_method=method, l2="warm", phase=request.phase)
+            one.report.latency(own, timing_method=method, **columns)
 
 
 def _gains(
@@ -291,8 +299,8 @@ def _alone(
         list(sums),
         lambda name: {"sum": [sums[name]()]},
         seconds=request.seconds,
-        fewest=FEWEST,
-        most=MOST,
+        fewest=request.fewest,
+        most=request.most,
         seed=request.seed,
     )
     return {name: one["sum"] for name, one in found.items()}

@@ -26,7 +26,11 @@ IMPLEMENTATIONS = ("triton", "chunked", "sdpa", "sdpa-math", "reference")
 
 @dataclass(frozen=True, kw_only=True)
 class ShareRequest:
-    """One model in one phase. `seconds` are those of the rounds of whole steps."""
+    """One model in one phase.
+
+    `seconds`, `fewest` and `most` are of the rounds of whole steps, and again of those of attention
+    alone; as in `request.Group`.
+    """
 
     model: str
     phase: str
@@ -36,6 +40,8 @@ class ShareRequest:
     batch: int
     threads: int = 1
     seconds: float = 10.0
+    fewest: int = 6
+    most: int = 60
     seed: int = 0
     include: tuple[Path, ...] = ()
 

@@ -17,7 +17,7 @@ def measured(shape: str, direction: str, *backends: str, batch: int = 1) -> Reco
     sink = Records()
     group = Group(
         shape=shape, direction=direction, backends=backends, device="cpu", dtype="fp32",
-        batch=batch, seconds=0.05, fewest=6, most=8,
+        batch=batch, seconds=5.0, fewest=6, most=6,
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:

@@ -28,7 +28,7 @@ def measured(model: str, phase: str, *implementations: str) -> Records:
     sink = Records()
     request = ShareRequest(
         model=model, phase=phase, implementations=implementations, device="cpu", dtype="fp32",
-        batch=1, seconds=0.02,
+        batch=1, seconds=5.0, most=6,
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:
