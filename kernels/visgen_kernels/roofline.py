@@ -1,11 +1,10 @@
 """Ceilings: how fast a piece of work can be at best on a device, and which limit says so.
 
-    time >= max(bytes / bandwidth, matrix FLOPs / matrix rate, exponentials / exp rate,
-                instructions / issue rate)
+    time >= max(bytes / bandwidth, matrix FLOPs / matrix rate, exponentials / exp rate)
 
-The first three follow from the problem alone; the last needs a compiled kernel (`static`). All are
-models: no launch, no latency, nothing but one limit at a time. A working set below the L2 size can
-beat the limit of bytes. Numbers and sources are in `devices.toml`.
+This floor follows from the problem alone. A fourth limit, issue slots, needs the instructions of a
+compiled kernel (`static`). All are models: no launch, no latency, nothing but one limit at a time.
+A working set below the L2 size can beat the limit of bytes. Numbers and sources: `devices.toml`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from visgen_kernels.launch import Launch
 from visgen_kernels.roofline import Device, Floor, Work, devices_of, floor
-from visgen_kernels.static.compile import compile_launch
+from visgen_kernels.static.compile import Compiled, compile_launch
 from visgen_kernels.static.cycles import Cycles, Launched, cycles, grid_cycles, launched
-from visgen_kernels.static.report import Counts, Report, report
+from visgen_kernels.static.report import Counts, LoopCost, Report, report
 from visgen_kernels.static.targets import Target
 
 PRACTICAL_BANDWIDTH, PRACTICAL_MMA = 0.9, 0.8
@@ -34,6 +34,9 @@ class Facts:
         flops: Matrix FLOPs such a pass needs.
         whole: Passes of a program through the loop without masks, on average; None: unknown.
         masked: Passes through the masking loop.
+        masked_scores: That such a pass computes, if it takes tiles in smaller pieces.
+        has_whole: Whether the code has a loop over whole tiles.
+        exponentials: That a score needs.
         work: The least that the whole launch has to do; None: unknown.
         widest: Bytes of the widest access that the strides allow.
         dtype: Of the operands of matrix products.
@@ -47,6 +50,9 @@ class Facts:
     flops: float | None = None
     whole: float | None = None
     masked: float = 0.0
+    masked_scores: float | None = None
+    has_whole: bool = True
+    exponentials: float = 1.0
     work: Work | None = None
     widest: int = 16
     dtype: str = "bf16"
@@ -66,7 +72,8 @@ class Prediction:
 
     Attributes:
         device: Its id.
-        floor: Of the least work, and of the instructions that the code executes (`issue`).
+        floor: Of the least work; it knows nothing of the code.
+        issue: Seconds that the issue slots alone ask for, of the instructions of all passes.
         cycles: Of one pass through the interior loop.
         resident: Blocks that share a multiprocessor in it.
         launched: Waves and tail.
@@ -76,6 +83,7 @@ class Prediction:
 
     device: str
     floor: Floor | None
+    issue: float | None
     cycles: Cycles | None
     resident: int
     launched: Launched | None
@@ -101,71 +109,75 @@ def analyse(specimen: Specimen, target: Target) -> Analysis:
     """
     facts = specimen.facts
     compiled = compile_launch(specimen.launch, target)
-    found = report(compiled, scores=facts.scores, flops=facts.flops)
+    found = read(compiled, facts)
     predictions = tuple(predict(facts, found, device) for device in devices_of(target.name))
     found = replace(found, compiled=replace(compiled, code=""))
     return Analysis(facts, target.name, found, predictions)
 
 
+def read(compiled: Compiled, facts: Facts) -> Report:
+    """The report of a launch's code."""
+    return report(
+        compiled,
+        scores=facts.scores,
+        flops=facts.flops,
+        masked_scores=facts.masked_scores,
+        has_whole=facts.has_whole,
+    )
+
+
 def predict(facts: Facts, found: Report, device: Device) -> Prediction:
     """The model's figures for one device."""
     blocks = found.occupancy.blocks
-    body = _cycles(found, found.interior.counts, facts, device)
+    body = _cycles(found, found.interior, facts, device)
     stretches = _stretches(facts, found, device)
-    reason = "" if facts.work else "the least work of this kernel is not known"
-    if blocks < 1:
-        reason = f"no block fits on a multiprocessor ({found.occupancy.limiter})"
-    elif stretches is None:
-        reason = "how often a program runs its loop is not known"
+    least = None if facts.work is None else floor(facts.work, device, facts.dtype)
     if blocks < 1 or stretches is None:
-        known = None if facts.work is None else floor(facts.work, device, facts.dtype)
-        return Prediction(device.id, known, body, blocks, None, None, reason)
-    programs = facts.programs
-    share = programs / (device.units * device.clock)  # seconds for a cycle of every program
-    executed = sum(times * part.pipes["mma"] for part, times in stretches) * share
-    slots = sum(times * part.pipes["issue"] for part, times in stretches) * share
-    seconds = [
-        grid_cycles(programs, blocks, device, stretches) / device.clock,
-        executed / PRACTICAL_MMA,
-    ]
-    least = None
-    if facts.work is not None:
-        instructions = slots * device.per_second("issue")
-        work = replace(facts.work, instructions=instructions)
-        least = floor(work, device, facts.dtype)
+        reason = "how often a program runs its loop is not known"
+        if blocks < 1:
+            reason = f"no block fits on a multiprocessor ({found.occupancy.limiter})"
+        return Prediction(device.id, least, None, body, blocks, None, None, reason)
+    share = facts.programs / (device.units * device.clock)  # seconds for a cycle of each program
+    issue, matrix = (
+        share * sum(times * part.pipes[pipe] for part, times in stretches)
+        for pipe in ("issue", "mma")
+    )
+    total = grid_cycles(facts.programs, blocks, device, stretches)
+    seconds = [total / device.clock, matrix / PRACTICAL_MMA]
+    if least is not None:
         seconds.append(least.seconds["bytes"] / PRACTICAL_BANDWIDTH)
     return Prediction(
         device=device.id,
         floor=least,
+        issue=issue,
         cycles=body,
         resident=blocks,
-        launched=launched(programs, blocks, device),
+        launched=launched(facts.programs, blocks, device),
         seconds=max(seconds),
-        reason=reason,
+        reason="" if facts.work else "the least work of this kernel is not known",
     )
 
 
 def _stretches(facts: Facts, found: Report, device: Device) -> list[tuple[Cycles, float]] | None:
     """Stretches of code with how often a program runs each; None if that is unknown."""
     if not found.loops:
-        return [(_cycles(found, found.whole.counts, facts, device), 1.0)]
+        return [(_cycles(found, found.whole, facts, device), 1.0)]
     if facts.whole is None:
         return None
     rest = found.whole.counts
     for loop in found.loops:
         rest = _without(rest, loop.counts)
+    once = cycles(rest, found.compiled, device, dtype=facts.dtype)
     masked = found.boundary or found.interior
-    once = _cycles(found, rest, None, device)
     return [
         (once, 1.0),
-        (_cycles(found, found.interior.counts, facts, device), facts.whole),
-        (_cycles(found, masked.counts, facts, device), facts.masked),
+        (_cycles(found, found.interior, facts, device), facts.whole),
+        (_cycles(found, masked, facts, device), facts.masked),
     ]
 
 
-def _cycles(found: Report, counts: Counts, facts: Facts | None, device: Device) -> Cycles:
-    flops, dtype = (None, "bf16") if facts is None else (facts.flops, facts.dtype)
-    return cycles(counts, found.compiled, device, flops=flops, dtype=dtype)
+def _cycles(found: Report, loop: LoopCost, facts: Facts, device: Device) -> Cycles:
+    return cycles(loop.counts, found.compiled, device, flops=loop.flops, dtype=facts.dtype)
 
 
 def _without(counts: Counts, part: Counts) -> Counts:

@@ -1,13 +1,16 @@
 """The static report of one compiled kernel: what it takes, and what its main loops cost.
 
-Main loops are the innermost loops that hold a matrix instruction; a kernel without such a loop is
-one pass from end to end. What the code does not say is None, and `Report.unread` says why.
+Main loops are the innermost loops that hold a matrix instruction. In code without any, they are
+looked for by exponentials, then by loads, but only if it is known how many scores a pass computes;
+a kernel without such a loop is one pass from end to end. What the code does not say is None, and
+`Report.unread` says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log2
 
 from visgen_kernels.static.compile import Compiled
 from visgen_kernels.static.counts import (
@@ -24,7 +27,7 @@ from visgen_kernels.static.counts import (
     shared_bytes,
     wide_share,
 )
-from visgen_kernels.static.loops import Instruction, read_program
+from visgen_kernels.static.loops import Instruction, Loop, Program, read_program
 from visgen_kernels.static.occupancy import Occupancy, occupancy
 
 
@@ -67,13 +70,16 @@ class LoopCost:
 
     Attributes:
         counts: Of one warp.
-        instructions: Lane instructions for each score: warp instructions x warps x lanes / scores;
-            None where the number of scores is unknown, as are the next two.
+        scores: That the pass computes; None: unknown, and with it the next three.
+        flops: Matrix FLOPs that they need.
+        instructions: Lane instructions for each score: warp instructions x warps x lanes / scores.
         exponentials: The same for exponentials; above 1.1 warps repeat each other.
         mma_ratio: Matrix FLOPs executed / needed; None also where mnemonics carry no shape.
     """
 
     counts: Counts
+    scores: float | None
+    flops: float | None
     instructions: float | None
     exponentials: float | None
     mma_ratio: float | None
@@ -82,6 +88,11 @@ class LoopCost:
     def pipes(self) -> Mapping[str, int]:
         """Warp instructions by pipe."""
         return self.counts.pipes
+
+    @property
+    def weight(self) -> float:
+        """What loops are compared by: instructions for each score, or as they are."""
+        return self.counts.total if self.instructions is None else self.instructions
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,6 @@ class Report:
         occupancy: Of a multiprocessor.
         whole: The whole code, each instruction once, as if it were one pass.
         loops: Main loops in the code's order.
-        scores: That one pass of a main loop computes; None if unknown.
-        flops: Matrix FLOPs that one pass needs; None if unknown.
         unread: Why something is None, by its name here.
     """
 
@@ -102,51 +111,76 @@ class Report:
     occupancy: Occupancy
     whole: LoopCost
     loops: tuple[LoopCost, ...]
-    scores: float | None = None
-    flops: float | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def interior(self) -> LoopCost:
-        """The loop over tiles that every row sees whole; without loops the whole code.
-
-        Of the loops with the most matrix work (masked tiles may be taken in pieces) the cheapest.
-        """
+        """The cheapest loop, over tiles that every row sees whole; without loops the whole code."""
         if not self.loops:
             return self.whole
-        return max(self.loops, key=lambda loop: (_matrix_work(loop.counts), -loop.counts.total))
+        return min(self.loops, key=lambda loop: loop.weight)
 
     @property
     def boundary(self) -> LoopCost | None:
-        """Of the others, over tiles that are masked score by score, the dearest; None without."""
-        others = [loop for loop in self.loops if loop is not self.interior]
-        return max(others, key=lambda loop: loop.counts.total, default=None)
-
-
-def _matrix_work(counts: Counts) -> float:
-    """Matrix FLOPs, or where mnemonics carry no shape the number of matrix instructions."""
-    if counts.matrix_flops is not None:
-        return counts.matrix_flops
-    return sum(counts.matrix.values())
+        """The dearest loop, over tiles that are masked score by score; None if only one."""
+        if len(self.loops) < 2:
+            return None
+        return max(self.loops, key=lambda loop: loop.weight)
 
 
 def report(
-    compiled: Compiled, *, scores: float | None = None, flops: float | None = None
+    compiled: Compiled,
+    *,
+    scores: float | None = None,
+    flops: float | None = None,
+    masked_scores: float | None = None,
+    has_whole: bool = True,
 ) -> Report:
-    """Read a kernel whose main loop computes `scores` scores with `flops` matrix FLOPs a pass."""
+    """Read a kernel whose main loop computes `scores` scores with `flops` matrix FLOPs a pass.
+
+    A loop that masks may take its tiles in smaller pieces: how many scores it computes is seen from
+    its matrix work against that of the largest loop. Where no loop goes over whole tiles
+    (`has_whole` false), all of them compute `masked_scores`.
+    """
     amd = compiled.target.is_amd
     program = read_program(compiled.code, amd=amd)
     loops = program.innermost(lambda one: pipe_of(one, amd=amd) == "mma")
-    whole = _cost(program.instructions, compiled, scores, flops)
+    if not loops and scores is not None and not by_pipe(program.instructions, amd=amd)["mma"]:
+        loops = _by_other_anchors(program, amd=amd)
+    counted = [count(loop.instructions, amd=amd) for loop in loops]
+    share = masked_scores / scores if masked_scores and scores and not has_whole else 1.0
+    whole = _cost(count(program.instructions, amd=amd), compiled, scores, flops)
     return Report(
         compiled=compiled,
         occupancy=occupancy(compiled),
         whole=whole,
-        loops=tuple(_cost(loop.instructions, compiled, scores, flops) for loop in loops),
-        scores=scores,
-        flops=flops,
+        loops=tuple(
+            _cost(one, compiled, _times(scores, part * share), _times(flops, part * share))
+            for one, part in zip(counted, _parts(counted), strict=True)
+        ),
         unread=_unread(whole.counts, bool(loops), scores),
     )
+
+
+def _by_other_anchors(program: Program, *, amd: bool) -> tuple[Loop, ...]:
+    """Innermost loops with an exponential, or where there are none with a global access."""
+    loops = program.innermost(lambda one: exponentials([one], amd=amd) > 0)
+    return loops or program.innermost(lambda one: pipe_of(one, amd=amd) == "ldg")
+
+
+def _parts(loops: Sequence[Counts]) -> list[float]:
+    """What share of the largest loop's scores each loop computes, a power of two."""
+    sizes = [one.matrix_flops for one in loops]
+    known = [size for size in sizes if size]
+    if len(known) < len(loops):  # mnemonics without a shape
+        known = [float(one.exponentials) for one in loops]
+    if not known or not all(known):
+        return [1.0] * len(loops)
+    return [2.0 ** round(log2(size / max(known))) for size in known]
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def count(instructions: tuple[Instruction, ...], *, amd: bool) -> Counts:
@@ -166,13 +200,14 @@ def count(instructions: tuple[Instruction, ...], *, amd: bool) -> Counts:
 
 
 def _cost(
-    code: tuple[Instruction, ...], compiled: Compiled, scores: float | None, flops: float | None
+    counts: Counts, compiled: Compiled, scores: float | None, flops: float | None
 ) -> LoopCost:
-    counts = count(code, amd=compiled.target.is_amd)
     lanes = compiled.warps * compiled.target.warp
     executed = counts.matrix_flops
     return LoopCost(
         counts=counts,
+        scores=scores,
+        flops=flops,
         instructions=counts.total * lanes / scores if scores else None,
         exponentials=counts.exponentials * lanes / scores if scores else None,
         mma_ratio=executed * compiled.warps / flops if executed is not None and flops else None,
@@ -181,11 +216,13 @@ def _cost(
 
 def _unread(whole: Counts, loops: bool, scores: float | None) -> dict[str, str]:
     reasons = {}
-    if not whole.matrix:
+    if not whole.matrix and not loops:
         reasons["loops"] = "no matrix instruction, so no main loop is known; counts are the whole's"
     elif not loops:
         reasons["loops"] = "matrix instructions stand in no loop; counts are the whole kernel's"
-    if whole.matrix and whole.matrix_flops is None:
+    if not whole.matrix:
+        reasons["mma_ratio"] = "there is no matrix instruction"
+    elif whole.matrix_flops is None:
         unknown = ", ".join(sorted(whole.matrix))
         reasons["mma_ratio"] = f"the mnemonic carries no shape ({unknown})"
     if scores is None:

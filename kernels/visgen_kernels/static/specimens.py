@@ -2,7 +2,7 @@
 
 A layer's tensors lie on the meta device, the op's own implementation is called on them, and what it
 would launch is recorded: kernels, tiles, strides, constants and hints are the production's by
-construction. What a launch computes beside its code (`Facts`) follows from its constants.
+construction. What a launch computes beside its code follows from its constants (`facts`).
 """
 
 from __future__ import annotations
@@ -15,26 +15,21 @@ from typing import Any
 import torch
 
 from visgen_kernels.attention import launch as triton_attention
-from visgen_kernels.attention.arguments import Rows, head_parts
+from visgen_kernels.attention.chunked_double import Cotangents
+from visgen_kernels.attention.double_launch import double_backward_of
 from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.tiles import Tile
+from visgen_kernels.codebook_kernel import meta_nearest_launch
+from visgen_kernels.decode_launch import meta_decode_launches
 from visgen_kernels.launch import Launch, recorded
-from visgen_kernels.roofline import attention_work
+from visgen_kernels.roofline import attention_work, devices_of
 from visgen_kernels.shapes import Inputs, Shape
 from visgen_kernels.static.analysis import Facts, Specimen
-from visgen_kernels.static.passes import passes
+from visgen_kernels.static.facts import facts_of, tile_of
 from visgen_kernels.static.plain_loop import plain_loop
 from visgen_kernels.static.targets import Target
-from visgen_kernels.static.work import MATHS, kernel_work, tile_flops
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# Name of the jit function -> name in MATHS.
-KERNELS = {
-    "attention_forward": "forward",
-    "attention_delta": "delta",
-    "attention_backward_queries": "backward_queries",
-    "attention_backward_keys": "backward_keys",
-}
 
 
 @dataclass(frozen=True)
@@ -71,86 +66,88 @@ class Layer:
         shape = self.shape
         return Needs(True, True, True, shape.bias is not None, shape.key_bias)
 
+    @property
+    def packed(self) -> bool:
+        """Whether q, k and v are views of one tensor, whose gradient is one tensor."""
+        return not self.shape.separate and self.shape.stored_heads is None
 
-def _forward(layer: Layer) -> None:
+
+def _forward(layer: Layer, target: Target) -> None:
     q, k, v = layer.inputs.q, layer.inputs.k, layer.inputs.v
     triton_attention.forward(layer.call, q, k, v)
 
 
-def _backward(layer: Layer) -> None:
-    q, k, v = layer.inputs.q, layer.inputs.k, layer.inputs.v
-    packed = not layer.shape.separate and layer.shape.stored_heads is None
+def _backward(layer: Layer, target: Target) -> None:
+    q, k, v, out, row = layer.inputs.q, layer.inputs.k, layer.inputs.v, layer.out, layer.row
     triton_attention.backward(
-        layer.call, layer.out, layer.out, layer.row, q, k, v, needs=layer.needs, packed=packed
+        layer.call, out, out, row, q, k, v, needs=layer.needs, packed=layer.packed
     )
 
 
-DIRECTIONS: Mapping[str, Callable[[Layer], None]] = {"forward": _forward, "backward": _backward}
+def _double_backward(layer: Layer, target: Target) -> None:
+    q, k, v, out, row = layer.inputs.q, layer.inputs.k, layer.inputs.v, layer.out, layer.row
+    call = layer.call
+    double_backward_of(
+        call,
+        Cotangents(q, k, v, call.table, call.key_bias),
+        out,
+        out,
+        row,
+        q,
+        k,
+        v,
+        needs_grad=True,
+        needs=layer.needs,
+        packed=layer.packed,
+    )
+
+
+def _decode(layer: Layer, target: Target) -> None:
+    shape = layer.shape
+    launches = meta_decode_launches(
+        batch=shape.batch,
+        heads=shape.heads,
+        keys=shape.n_k,
+        d=shape.d,
+        d_v=shape.d_v,
+        queries=shape.n_q,
+        dtype=DTYPES[layer.dtype],
+        multiprocessors=devices_of(target.name)[0].units,
+        amd=target.is_amd,
+    )
+    for launch in launches:
+        launch.run()
+
+
+def _codebook(layer: Layer, target: Target) -> None:
+    vectors, codes = layer.inputs.q, layer.inputs.k
+    meta_nearest_launch(
+        vectors=vectors.shape[0],
+        codes=codes.shape[0],
+        d=layer.shape.d,
+        target=target.name,
+        dtype=DTYPES[layer.dtype],
+        multiprocessors=devices_of(target.name)[0].units,
+    ).run()
+
+
+DIRECTIONS: Mapping[str, Callable[[Layer, Target], None]] = {
+    "forward": _forward,
+    "backward": _backward,
+    "double_backward": _double_backward,
+    "decode": _decode,
+    "codebook": _codebook,
+}
 
 
 def specimens(layer: Layer, direction: str, target: Target) -> list[Specimen]:
-    """What one direction of a layer launches on a target, in order."""
+    """What one direction of a layer launches on a target, in order.
+
+    `decode` and `codebook` are the directions of layers of that kind.
+    """
     with recorded(target.name) as launches:
-        DIRECTIONS[direction](layer)
-    return [Specimen(one, facts_of(one, layer, direction)) for one in launches]
-
-
-def facts_of(launch: Launch, layer: Layer, direction: str) -> Facts:
-    """What a launch of one of the package's kernels computes for a layer."""
-    kernel = KERNELS.get(launch.name)
-    if kernel is None:
-        return Facts(launch.name, direction, launch.programs, tile_of(launch), dtype=layer.dtype)
-    shape, maths = layer.shape, MATHS[kernel]
-    scores = flops = whole = None
-    masked, masked_scores = 0.0, None
-    if maths.scores:
-        block_m, block_n = launch.constants["block_m"], launch.constants["block_n"]
-        piece = None if maths.of_keys else launch.constants.get("masked_n")
-        found = passes(shape, block_m, block_n, of_keys=maths.of_keys, piece=piece)
-        scores, whole, masked = float(block_m * block_n), found.whole, found.masked
-        masked_scores = scores if piece is None else float(block_m * piece)
-        masked *= block_n // launch.constants.get("masked_n", block_n)  # taken in pieces
-        flops = tile_flops(kernel, scores, sum(head_parts(shape.d)), sum(head_parts(shape.d_v)))
-    return Facts(
-        kernel=kernel,
-        direction=direction,
-        programs=launch.programs,
-        tile=tile_of(launch),
-        scores=scores,
-        flops=flops,
-        whole=whole,
-        masked=masked,
-        masked_scores=masked_scores,
-        work=kernel_work(kernel, shape, itemsize=DTYPES[layer.dtype].itemsize),
-        widest=widest_access(launch),
-        dtype=layer.dtype,
-    )
-
-
-def tile_of(launch: Launch) -> dict[str, int]:
-    """What was chosen: rows of both sides, items, warps, stages, options."""
-    chosen = {
-        name: value
-        for name, value in launch.constants.items()
-        if isinstance(value, int) and not isinstance(value, bool)
-    }
-    return {**chosen, "warps": launch.warps, "stages": launch.stages, **launch.options}
-
-
-def widest_access(launch: Launch) -> int:
-    """Bytes of the widest access that the strides of all rows of numbers allow, at most 16."""
-    found = [16]
-
-    def look(value: Any) -> None:
-        if isinstance(value, Rows):
-            if value.d.value > 1:
-                found.append(value.unit.value * value.base.itemsize)
-        elif isinstance(value, tuple):
-            for part in value:
-                look(part)
-
-    look(launch.arguments)
-    return min(found)
+        DIRECTIONS[direction](layer, target)
+    return [Specimen(one, facts_of(one, layer.shape, direction, layer.dtype)) for one in launches]
 
 
 def plain_specimen(tile: Tile, d: int, *, n: int = 4096, heads: int = 64) -> Specimen:

@@ -6,9 +6,10 @@ five would do, and a second backward 22 instead of twelve:
 
     kernel            products with d, with d_v                     tensors read -> written
     forward           1, 1   Q K^T; P V                             q k v -> o, lse
-    delta             none                                          o dO -> delta
+    delta             none                                          o dO lse -> delta, sums
     backward_queries  2, 1   Q K^T, dS K; G V^T                     q k v dO lse delta -> dq
     backward_keys     2, 2   Q K^T, dS^T Q; G V^T, P^T G            q k v dO lse delta -> dk dv
+      ..._dk, ..._dv  2, 1; 1, 1   the same in two launches         each of them alone
     bias_gradient     1, 1   Q K^T; G V^T                           q k v dO lse delta -> dtable
     short_forward     1, 1   as forward                             q k v -> o, lse
     short_backward    3, 2   the five products once                 q k v o dO lse -> dq dk dv
@@ -16,6 +17,8 @@ five would do, and a second backward 22 instead of twelve:
                              q k v dO u w x lse delta -> gG, row sums
     double_queries    5, 2   those to score with; dS W, gS K        the same -> gQ
     double_keys       5, 3   those to score with; dS^T U, gS^T Q, N^T G   the same -> gK gV
+    double_bias       3, 2   those to score with                    the same -> dtable
+    decode            1, 1   as forward; nothing but the cache is long    q k v -> o
 
 (kernels.md 3.8 for the letters.) Reading every tensor once is the least: tiles of keys are read
 again by every tile of queries, which the L2 cache has to serve.
@@ -61,15 +64,28 @@ class Maths:
 
 MATHS: Mapping[str, Maths] = {
     "forward": Maths("forward", 1, 1, 1, 1, 1, 1, 1),
-    "delta": Maths("backward", 0, 0, 0, 0, 0, 2, 1, scores=False),
+    "delta": Maths("backward", 0, 0, 0, 0, 0, 2, 3, scores=False),
     "backward_queries": Maths("backward", 2, 1, 2, 1, 1, 1, 2),
     "backward_keys": Maths("backward", 2, 2, 1, 2, 2, 1, 2, of_keys=True),
+    "backward_keys_dk": Maths("backward", 2, 1, 1, 2, 1, 1, 2, of_keys=True),
+    "backward_keys_dv": Maths("backward", 1, 1, 1, 1, 1, 1, 1, of_keys=True),
     "bias_gradient": Maths("backward", 1, 1, 1, 1, 1, 1, 2),
     "short_forward": Maths("forward", 1, 1, 1, 1, 1, 1, 1),
     "short_backward": Maths("backward", 3, 2, 2, 2, 2, 2, 1),
     "double_rows": Maths("double_backward", 3, 4, 2, 2, 2, 2, 4),
     "double_queries": Maths("double_backward", 5, 2, 3, 2, 2, 1, 4),
     "double_keys": Maths("double_backward", 5, 3, 2, 3, 3, 1, 4, of_keys=True),
+    "double_bias": Maths("double_backward", 3, 2, 2, 2, 2, 1, 4),
+    "decode": Maths("decode", 1, 1, 1, 1, 1, 1, 0),
+}
+
+
+# Products with d and d_v; how often each tensor moves (itself, its gradient, its cotangent, ...);
+# float32 numbers a query.
+_DIRECTIONS = {
+    "forward": (1, 1, 1, 1),
+    "backward": (3, 2, 2, 2),
+    "double_backward": (7, 5, 3, 2),
 }
 
 
@@ -87,6 +103,24 @@ def kernel_work(kernel: str, shape: Shape, *, itemsize: int = 2) -> Work:
         flops=2.0 * shape.score_matrices * pairs * (maths.with_d * d + maths.with_d_v * d_v),
         bytes=float(shape.score_matrices * (itemsize * numbers + 4 * maths.rows * n_q)),
         exponentials=float(shape.score_matrices * pairs),
+    )
+
+
+def direction_work(direction: str, shape: Shape, *, itemsize: int = 2) -> Work:
+    """The least that a whole direction has to do, in one kernel that stores no scores.
+
+    Products count once each (`attention.flops`), tensors move once, scores are computed once.
+
+    Raises:
+        KeyError: for a direction that is none.
+    """
+    with_d, with_d_v, times, rows = _DIRECTIONS[direction]
+    n_q, n_k, d, d_v = shape.n_q, shape.n_k, shape.d, shape.d_v
+    numbers = times * (n_q * d + n_k * d + n_k * d_v + n_q * d_v)
+    return Work(
+        flops=2.0 * shape.score_matrices * shape.pairs * (with_d * d + with_d_v * d_v),
+        bytes=float(shape.score_matrices * (itemsize * numbers + 4 * rows * n_q)),
+        exponentials=float(shape.score_matrices * shape.pairs),
     )
 
 

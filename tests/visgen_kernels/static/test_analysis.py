@@ -43,10 +43,10 @@ def test_issue_slots_follow_from_the_instructions_of_all_passes(
 ) -> None:
     facts, found = plain
     predicted = predict(facts, found, H100)
-    assert predicted.floor is not None
+    assert predicted.issue is not None
     assert found.interior.instructions is not None
     in_loops = found.interior.instructions * 128 * 4096**2 / H100.per_second("issue")
-    assert in_loops < predicted.floor.seconds["issue"] < 1.05 * in_loops
+    assert in_loops < predicted.issue < 1.05 * in_loops
 
 
 def test_a_kernel_that_only_moves_bytes_takes_what_the_memory_takes(
@@ -64,7 +64,7 @@ def test_what_the_model_cannot_know_is_none_with_a_reason(plain: Pair) -> None:
     assert (unknown.seconds, unknown.launched) == (None, None)
     assert "how often a program runs its loop" in unknown.reason
     assert unknown.floor is not None
-    assert "issue" not in unknown.floor.seconds
+    assert unknown.issue is None
     full = replace(found, occupancy=replace(found.occupancy, blocks=0))
     assert "no block fits" in predict(facts, full, H100).reason
     without = predict(replace(facts, work=None), found, H100)

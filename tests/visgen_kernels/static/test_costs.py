@@ -15,9 +15,11 @@ from visgen_kernels.launch import recorded
 from visgen_kernels.masks import Blocks1d, Causal, Full, Mask, SlidingWindow
 from visgen_kernels.shapes import SHAPES, Shape
 from visgen_kernels.static.analysis import Specimen
+from visgen_kernels.static.analysis import read as read_code
 from visgen_kernels.static.compile import compile_launch
+from visgen_kernels.static.facts import facts_of
 from visgen_kernels.static.report import Report, report
-from visgen_kernels.static.specimens import Layer, facts_of, plain_specimen
+from visgen_kernels.static.specimens import Layer, plain_specimen
 from visgen_kernels.static.targets import TARGETS
 
 TILES = {
@@ -50,10 +52,10 @@ def read(kernel: str, shape: Shape, target: str) -> Report:
             attention.backward_tiled(
                 layer.call, grad, grad, layer.row, q, k, v, tile, tile, needs=needs, packed=True
             )
-    found = [Specimen(one, facts_of(one, layer, "")) for one in launches]
+    found = [Specimen(one, facts_of(one, shape, "")) for one in launches]
     (one,) = (one for one in found if one.facts.kernel == kernel)
     compiled = compile_launch(one.launch, TARGETS[target])
-    return report(compiled, scores=one.facts.scores, flops=one.facts.flops)
+    return read_code(compiled, one.facts)
 
 
 def instructions(found: Report) -> float:
@@ -73,7 +75,9 @@ def is_clean(found: Report) -> None:
     assert found.whole.counts.atomics == 0
     for loop in found.loops:
         assert loop.exponentials is not None
-        assert loop.exponentials <= 1.1
+        # Four lanes share a row and each computes its factor exp(m - m'): 4 of 64 scores of a row,
+        # or of 32 where masked tiles are taken in pieces.
+        assert loop.exponentials <= (1.1 if loop.scores == found.whole.scores else 1.13)
         assert loop.mma_ratio in (None, pytest.approx(1.0))
 
 
@@ -84,7 +88,8 @@ def test_k1_uses_matrix_units_without_spills_or_repeated_work(target: str, d: in
     assert len(found.loops) == 2  # whole tiles, and the last one
     share = found.whole.counts.wide_share(16)
     assert share is not None
-    assert share >= (0.9 if target != "gfx942" else 0.8)  # there, half of the stores are 8 bytes
+    # On gfx942 the output is stored 8 bytes at a time, because its products leave it so.
+    assert share >= (0.9 if target != "gfx942" else 0.75)
 
 
 @pytest.mark.parametrize(("target", "d"), [("sm_80", 64), ("sm_90", 64), ("sm_90", 128)])
@@ -124,8 +129,11 @@ def test_wgmma_is_what_hopper_multiplies_with() -> None:
 
 
 def test_a_head_stride_that_is_no_multiple_of_16_keeps_loads_wide() -> None:
-    accesses = read("forward", layer(72), "sm_90").whole.counts.accesses
-    assert {access.width for access in accesses} == {16, 4}  # 4: the log-sum-exp, a number a row
+    counts = read("forward", layer(72), "sm_90").whole.counts
+    share = counts.wide_share(16)
+    assert share is not None
+    assert share >= 0.9
+    assert all(access.width >= 4 for access in counts.accesses)  # 4: the log-sum-exp
 
 
 @pytest.mark.parametrize("kernel", ["backward_queries", "backward_keys"])

@@ -33,6 +33,16 @@ def test_causal_programs_meet_what_lies_before_them() -> None:
     assert passes(shape(64, Causal(), keys=128), 64, 64) == Passes(1, 1, 1)
 
 
+def test_masked_tiles_are_taken_in_pieces() -> None:
+    # The diagonal tile of 64 x 64 is two pieces of 32 keys, both with something visible in them.
+    assert passes(shape(256, Causal()), 64, 64, piece=32) == Passes(4, 1.5, 2)
+    # 16 tokens in a tile of 64 x 64: one piece of 32 of the two holds them all.
+    assert passes(shape(16), 64, 64, piece=32) == Passes(1, 0, 1)
+    # Listed tiles are walked to their end.
+    mask = Blocks2d((8, 8), (4, 4), (0, 0))
+    assert passes(shape(64, mask), 16, 16, piece=8) == Passes(4, 0, 2)
+
+
 def test_a_window_meets_its_neighbours() -> None:
     # 4 tiles of 64; radius 32 touches one neighbour on each side, none of them whole.
     assert passes(shape(256, SlidingWindow(32)), 64, 64) == Passes(4, 0, (2 + 3 + 3 + 2) / 4)

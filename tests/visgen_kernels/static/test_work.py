@@ -5,7 +5,7 @@ import pytest
 from visgen_kernels.attention.flops import attention_flops
 from visgen_kernels.roofline import attention_work
 from visgen_kernels.shapes import SHAPES, Shape
-from visgen_kernels.static.work import MATHS, kernel_work, tile_flops
+from visgen_kernels.static.work import MATHS, direction_work, kernel_work, tile_flops
 
 CROSS = Shape(
     id="x", what="", batch=2, grid=(48,), key_grid=(32,), heads=3, d=16, value_d=8, separate=True
@@ -24,6 +24,20 @@ def test_a_forward_kernel_does_what_the_roofline_says() -> None:
         assert kernel_work("short_forward", shape) == expected
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_direction_needs_what_the_roofline_says(direction: str) -> None:
+    for shape in (CROSS, SHAPES["P1"], SHAPES["C2"]):
+        heads, n_q, n_k = shape.score_matrices, shape.n_q, shape.n_k
+        sizes = (heads, n_q, n_k, shape.d, shape.d_v, shape.pairs)
+        assert direction_work(direction, shape) == attention_work(*sizes, direction=direction)
+
+
+def test_a_second_backward_needs_twelve_products() -> None:
+    q, k, v = (2, 48, 3, 16), (2, 32, 3, 16), (2, 32, 3, 8)
+    once = attention_flops(q, k, v, direction="double_backward")
+    assert direction_work("double_backward", CROSS).flops == once
+
+
 def test_products_of_the_first_backward() -> None:
     q, k, v = (2, 48, 3, 16), (2, 32, 3, 16), (2, 32, 3, 8)
     once = attention_flops(q, k, v, direction="backward")
@@ -34,9 +48,14 @@ def test_products_of_the_first_backward() -> None:
 
 
 def test_products_of_the_second_backward_are_22() -> None:
-    kernels = [name for name, maths in MATHS.items() if maths.direction == "double_backward"]
+    kernels = ["double_rows", "double_queries", "double_keys"]
     assert sum(MATHS[name].with_d + MATHS[name].with_d_v for name in kernels) == 22
     assert flops(*kernels) == 2 * 2 * 3 * 48 * 32 * (13 * 16 + 9 * 8)
+
+
+def test_two_launches_for_the_keys_compute_the_weights_twice() -> None:
+    apart = flops("backward_keys_dk", "backward_keys_dv")
+    assert apart == flops("backward_keys") + 2 * 6 * 48 * 32 * 16
 
 
 def test_bytes_by_hand() -> None:
@@ -45,7 +64,7 @@ def test_bytes_by_hand() -> None:
     # q, k, v, dO read, dk, dv written in 16 bits; log-sum-exp and delta in 32.
     assert work.bytes == 6 * (2 * (q + 2 * k + 2 * v + o) + 4 * 2 * 48)
     delta = kernel_work("delta", CROSS)
-    assert delta.bytes == 6 * (2 * 2 * o + 4 * 48)
+    assert delta.bytes == 6 * (2 * 2 * o + 3 * 4 * 48)
     assert (delta.flops, delta.exponentials) == (0, 0)
 
 

@@ -1,0 +1,97 @@
+"""Which loop computes how many scores, and what is said of what cannot be read."""
+
+import pytest
+
+from visgen_kernels.static.compile import Compiled
+from visgen_kernels.static.report import report
+from visgen_kernels.static.targets import TARGETS
+
+LOOP = """
+.L_x_{label}:
+{body}
+        /*0050*/               @P1 BRA `(.L_x_{label}) ;
+"""
+HMMA, EX2, FFMA = "HMMA.16816.F32.BF16 R8, R4, R6, R8", "MUFU.EX2 R9, R9", "FFMA R1, R1, R1, R1"
+
+
+def sass(*loops: list[str]) -> str:
+    text = ""
+    for label, instructions in enumerate(loops):
+        body = "\n".join(f"        /*0010*/                   {one} ;" for one in instructions)
+        text += LOOP.format(label=label, body=body)
+    return text + "        /*0060*/                   EXIT ;\n"
+
+
+def compiled(code: str, target: str = "sm_90", warps: int = 1) -> Compiled:
+    return Compiled(TARGETS[target], warps, code, 64, 0, 0)
+
+
+# A tile of 16 x 16 scores: 8 exponentials a lane; 2 HMMA hold 8192 FLOPs.
+WHOLE = [HMMA] * 2 + [EX2] * 8 + [FFMA] * 21  # + the branch: 32 x 32 lanes / 256 scores = 4
+HALF = [HMMA] + [EX2] * 4 + [FFMA] * 26  # also 32 instructions, for half of the scores
+
+
+def test_a_loop_over_pieces_is_known_by_its_matrix_work() -> None:
+    found = report(compiled(sass(HALF, WHOLE)), scores=256, flops=8192)
+    assert [loop.scores for loop in found.loops] == [128, 256]
+    assert [loop.mma_ratio for loop in found.loops] == [1, 1]
+    assert [loop.exponentials for loop in found.loops] == [1, 1]
+    assert found.interior.instructions == 4
+    assert found.boundary is not None
+    assert found.boundary.instructions == 8
+
+
+def test_without_shapes_exponentials_tell_it() -> None:
+    code = sass(HALF, WHOLE).replace("HMMA.16816.F32.BF16", "UTCHMMA")
+    found = report(compiled(code, "sm_100"), scores=256, flops=8192)
+    assert [loop.scores for loop in found.loops] == [128, 256]
+    assert found.interior.mma_ratio is None
+    assert "carries no shape (UTCHMMA)" in found.unread["mma_ratio"]
+
+
+def test_where_no_loop_goes_over_whole_tiles_all_are_pieces() -> None:
+    found = report(compiled(sass(HALF)), scores=256, flops=8192, masked_scores=128, has_whole=False)
+    assert found.interior.scores == 128
+    assert found.interior.mma_ratio == 1
+    assert found.boundary is None
+
+
+def test_repeated_work_is_seen() -> None:
+    twice = [HMMA] * 4 + [EX2] * 16
+    found = report(compiled(sass(twice)), scores=256, flops=8192)
+    assert found.interior.mma_ratio == 2
+    assert found.interior.exponentials == 2
+
+
+def test_a_kernel_without_loops_is_one_pass() -> None:
+    found = report(compiled(sass(["LDG.E.128 R4, [R2.64]"] * 3).replace("@P1 BRA", "NOP")))
+    assert found.loops == ()
+    assert found.interior is found.whole
+    assert found.whole.counts.wide_share(16) == 1
+    assert found.whole.instructions is None
+    assert "no matrix instruction" in found.unread["loops"]
+
+
+def test_matrix_instructions_without_a_loop_are_one_pass_too() -> None:
+    straight = sass(WHOLE).replace("@P1 BRA", "NOP")
+    found = report(compiled(straight), scores=256, flops=8192)
+    assert found.whole.mma_ratio == 1
+    assert "stand in no loop" in found.unread["loops"]
+    assert found.whole.instructions == pytest.approx(33 * 32 / 256)
+
+
+def test_a_loop_without_matrix_instructions_is_found_if_its_scores_are_given() -> None:
+    code = sass([EX2] * 8 + [FFMA] * 23, ["LDG.E R4, [R2.64]"])
+    assert report(compiled(code)).loops == ()
+    (loop,) = report(compiled(code), scores=256).loops
+    assert loop.instructions == 4
+    assert loop.exponentials == 1
+    (loop,) = report(compiled(sass([FFMA, "LDG.E.128 R4, [R2.64]"])), scores=32).loops
+    assert loop.counts.total == 3
+
+
+def test_the_size_of_a_bulk_copy_is_not_made_up() -> None:
+    code = sass(["UTMALDG.2D [UR4], [UR6]", "LDG.E R4, [R2.64]", HMMA])
+    found = report(compiled(code))
+    assert found.whole.counts.wide_share(16) is None
+    assert found.unread["wide_share"].startswith("1 bulk copies (TMA)")
