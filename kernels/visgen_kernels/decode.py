@@ -26,6 +26,8 @@ from visgen_kernels.masks import BlockList
 
 MAX_QUERIES, MAX_HEAD_DIM = 16, 256
 IMPLEMENTATIONS = ("triton", "chunked", "reference")
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int32, torch.int64)
 
 
 def attention_decode(
@@ -44,7 +46,8 @@ def attention_decode(
     Args:
         q: (b, n_q, h, d), 1 <= n_q <= 16: queries of the last n_q keys of a sample; d <= 256.
         k_cache: (b, s, h, d), q's dtype (float64, float32, bfloat16 or float16); the last axis has
-            stride 1, others are free: a cache (b, h, s, d) comes in by transpose(1, 2).
+            stride 1, others are free: a cache (b, h, s, d) comes in by transpose(1, 2), and is
+            the faster one on a CPU.
         v_cache: (b, s, h, d_v), d_v <= 256.
         lengths: (b,) integers on q's device: keys of each sample, the queries' own among them. Read
             where it lies, without a word to the host, so that a captured graph can be replayed. On
@@ -165,27 +168,27 @@ def _fields(lists: KeyLists) -> tuple[Any, ...]:
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> None:
-    shapes = f"got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError(f"q, k_cache and v_cache are (b, n, h, d), four axes each; {shapes}.")
-    fits = q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:] and k.shape[:3] == v.shape[:3]
+    shape, k_shape, v_shape = tuple(q.shape), tuple(k.shape), tuple(v.shape)
+    got = f"got {shape}, {k_shape}, {v_shape}"
+    if not len(shape) == len(k_shape) == len(v_shape) == 4:
+        raise ValueError(f"q, k_cache and v_cache are (b, n, h, d), four axes each; {got}.")
+    (batch, queries, _, d), d_v = shape, v_shape[3]
+    fits = batch == k_shape[0] and shape[2:] == k_shape[2:] and k_shape[:3] == v_shape[:3]
     if not fits:
         raise ValueError(
-            "q (b, n_q, h, d), k_cache (b, s, h, d) and v_cache (b, s, h, d_v) do not fit: "
-            f"{shapes}."
+            f"q (b, n_q, h, d), k_cache (b, s, h, d) and v_cache (b, s, h, d_v) do not fit: {got}."
         )
-    if not 1 <= q.shape[1] <= MAX_QUERIES:
+    if not 1 <= queries <= MAX_QUERIES:
         raise ValueError(
-            f"attention_decode takes 1 to {MAX_QUERIES} queries a sample, got {q.shape[1]}; use "
+            f"attention_decode takes 1 to {MAX_QUERIES} queries a sample, got {queries}; use "
             "attention(..., mask=Causal(), key_lengths=...) for longer pieces."
         )
-    if not (1 <= q.shape[3] <= MAX_HEAD_DIM and 1 <= v.shape[3] <= MAX_HEAD_DIM):
+    if not (1 <= d <= MAX_HEAD_DIM and 1 <= d_v <= MAX_HEAD_DIM):
         raise ValueError(
-            f"head dimensions are 1 to {MAX_HEAD_DIM}, got {q.shape[3]} of q and k_cache and "
-            f"{v.shape[3]} of v_cache; use more heads."
+            f"head dimensions are 1 to {MAX_HEAD_DIM}, got {d} of q and k_cache and {d_v} of "
+            "v_cache; use more heads."
         )
-    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in dtypes:
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in _DTYPES:
         raise ValueError(
             "q, k_cache and v_cache share one dtype, float64, float32, bfloat16 or float16; got "
             f"{q.dtype}, {k.dtype}, {v.dtype}."
@@ -196,10 +199,9 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> None:
                 f"the last axis of {name} has stride {x.stride(-1)}, it must be 1; keep the cache "
                 "with the head dimension last."
             )
-    integers = (torch.int32, torch.int64)
-    if tuple(lengths.shape) != (q.shape[0],) or lengths.dtype not in integers:
+    if tuple(lengths.shape) != (batch,) or lengths.dtype not in _INTEGERS:
         raise ValueError(
-            f"lengths has one int32 or int64 per sample, shape ({q.shape[0]},); got "
+            f"lengths has one int32 or int64 per sample, shape ({batch},); got "
             f"{tuple(lengths.shape)} of {lengths.dtype}."
         )
     if not q.device == k.device == v.device == lengths.device:

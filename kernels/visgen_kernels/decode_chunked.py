@@ -9,12 +9,13 @@ computed in float32 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from visgen_kernels.key_blocks import KeyLists, visible_keys
+from visgen_kernels.key_blocks import KeyLists, Listed
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -32,23 +33,14 @@ def decode_chunked(
     Raises:
         ValueError: if a length is negative or beyond the cache.
     """
-    batch, queries, heads, _ = q.shape
     known = checked_lengths(lengths, k_cache.shape[1])
-    out = q.new_empty((batch, queries, heads, v_cache.shape[-1]))
-    for samples in _alike(known, lists):
-        length = known[samples.start]
-        part, keys, values = q[samples], k_cache[samples], v_cache[samples]
-        if lists is None and _together(part, keys, values, length):
-            whole = _fused(part, keys[:, :length], values[:, :length], scale, causal=True)
-            out[samples] = whole
-            continue
-        for query in range(queries):
-            position = length - queries + query
-            seen = visible_keys(lists, samples.start, position)
-            one = part[:, query : query + 1]
-            out[samples, query : query + 1] = _attend(
-                one, _take(keys, seen), _take(values, seen), scale
-            )
+    together = list(_alike(known, lists))
+    if len(together) == 1:  # as a rule all samples stand at one position
+        return _group(q, k_cache, v_cache, known[0], lists, 0, scale)
+    out = q.new_empty((*q.shape[:3], v_cache.shape[-1]))
+    for samples in together:
+        tensors = (q[samples], k_cache[samples], v_cache[samples])
+        out[samples] = _group(*tensors, known[samples.start], lists, samples.start, scale)
     return out
 
 
@@ -77,8 +69,35 @@ def _alike(lengths: Sequence[int], lists: KeyLists | None) -> Iterator[slice]:
             start = stop
 
 
-def _together(q: Tensor, k: Tensor, v: Tensor, length: int) -> bool:
-    """Can all queries of the samples share one pass over the keys?
+def _group(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    length: int,
+    lists: KeyLists | None,
+    sample: int,
+    scale: float,
+) -> Tensor:
+    """Samples that see the same keys, those of `sample`: (b, n_q, h, d_v) in q's dtype."""
+    queries = q.shape[1]
+    if lists is None and _finite_at_the_end(q, k, v, length):
+        out = _fused(q, k[:, :length], v[:, :length], scale, causal=True)
+    elif queries == 1:
+        out = _attend(q, k, v, length - 1, lists, sample, scale)
+    else:
+        start = length - queries
+        out = torch.cat(
+            [
+                _attend(q[:, i : i + 1], k, v, start + i, lists, sample, scale)
+                for i in range(queries)
+            ],
+            dim=1,
+        )
+    return out.to(q.dtype).contiguous()
+
+
+def _finite_at_the_end(q: Tensor, k: Tensor, v: Tensor, length: int) -> bool:
+    """Can several queries share one pass over the keys?
 
     The fused kernel multiplies hidden keys by 0, which a NaN survives: those of the last queries
     have to be finite. (A single query hides none.)
@@ -90,19 +109,52 @@ def _together(q: Tensor, k: Tensor, v: Tensor, length: int) -> bool:
     return bool(k[:, hidden].isfinite().all()) and bool(v[:, hidden].isfinite().all())
 
 
-def _take(x: Tensor, keys: slice | Tensor) -> Tensor:
-    """Keys of a cache (b, s, h, d); gathered in the order of its memory, which is what is fast."""
-    if isinstance(keys, slice):
-        return x[:, keys]
-    if x.stride(1) >= x.stride(2):
-        return x.index_select(1, keys)
-    return x.transpose(1, 2).index_select(2, keys).transpose(1, 2)
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: int,
+    lists: KeyLists | None,
+    sample: int,
+    scale: float,
+) -> Tensor:
+    """One query (b, 1, h, d) at a position: (b, 1, h, d_v), float32 at least."""
+    if lists is None or position < 0:
+        run: slice | None = slice(0, position + 1)
+    else:
+        listed = lists.seen(sample, position)
+        run = listed.run
+        if run is None:
+            return _over_all(q, _gather(k, listed), _gather(v, listed), scale)
+    if run.stop <= run.start:
+        return q.new_zeros((*q.shape[:3], v.shape[-1]))
+    return _over_all(q, k[:, run], v[:, run], scale)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _gather(x: Tensor, listed: Listed) -> Tensor:
+    """Listed keys of a cache (b, s, h, d); copied in the order of its memory, which is fast."""
+    heads_first = x.stride(1) < x.stride(2)
+    memory, axis = (x.transpose(1, 2), 2) if heads_first else (x, 1)
+    if x.shape[1] % listed.size:
+        taken = memory.index_select(axis, listed.keys.to(x.device))
+    else:  # whole blocks are longer pieces
+        before, after = memory.shape[:axis], memory.shape[axis + 1 :]
+        indices = _indices(listed.blocks).to(x.device)
+        blocks = memory.view(*before, -1, listed.size, *after)
+        taken = blocks.index_select(axis, indices).flatten(axis, axis + 1)
+        taken = taken.narrow(axis, 0, listed.count)
+    return taken.transpose(1, 2) if heads_first else taken
+
+
+@lru_cache(maxsize=1024)
+def _indices(blocks: tuple[int, ...]) -> Tensor:
+    """As int64; the layers of a model, and 32 steps in a row, ask for the same."""
+    with torch.inference_mode(False):  # else the tensor would be good for inference alone
+        return torch.tensor(blocks, dtype=torch.int64, device="cpu")
+
+
+def _over_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """One query (b, 1, h, d) over all of k (b, n, h, d), v (b, n, h, d_v) -> (b, 1, h, d_v)."""
-    if k.shape[1] == 0:
-        return q.new_zeros((*q.shape[:-1], v.shape[-1]))
     if k.shape[-1] == v.shape[-1]:
         return _fused(q, k, v, scale, causal=False)
     q, k, v = _wide(q), _wide(k), _wide(v)
@@ -119,7 +171,9 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> Te
     if causal:
         n_q, n_k = q.shape[1], k.shape[1]
         mask = torch.ones(n_q, n_k, dtype=torch.bool, device=q.device).tril(n_k - n_q)
-    q, k, v = (_wide(x).transpose(1, 2) for x in (q, k, v))
+    if q.dtype in _HALF:
+        q, k, v = q.float(), k.float(), v.float()
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 

@@ -31,6 +31,32 @@ class KeyBlocks:
             )
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The first `count` keys of blocks of `size` keys, one block after the other."""
+
+    blocks: tuple[int, ...]
+    size: int
+    count: int
+
+    @property
+    def run(self) -> slice | None:
+        """The same as a run of keys, where it is one."""
+        if not self.blocks:
+            return slice(0, 0)
+        if self.blocks[-1] - self.blocks[0] != len(self.blocks) - 1:
+            return None
+        start = self.blocks[0] * self.size
+        return slice(start, start + self.count)
+
+    @property
+    def keys(self) -> Tensor:
+        """Their positions, int64."""
+        blocks = torch.tensor(self.blocks, dtype=torch.int64, device="cpu")
+        within = torch.arange(self.size, device="cpu")
+        return (blocks[:, None] * self.size + within).view(-1)[: self.count]
+
+
 @dataclass(frozen=True, eq=False)
 class KeyLists:
     """Lists of key blocks as the operator has them: of samples, or of the positions' own blocks."""
@@ -55,34 +81,31 @@ class KeyLists:
     def _starts(self) -> list[int]:
         return self.offsets.tolist()
 
-    def blocks(self, sample: int, position: int) -> list[int]:
-        """The blocks that a query at a position sees, in increasing order.
+    def seen(self, sample: int, position: int) -> Listed:
+        """What a query at a position of a sample sees; the blocks are in increasing order.
 
         Raises:
             ValueError: if a list holds a block twice, or one that no key can be in.
         """
-        row = sample if self.by_sample else position // self.block
-        start, stop = self._starts[row], self._starts[row + 1]
-        listed = sorted(self.columns[start:stop].tolist())
+        size, row = self.block, sample if self.by_sample else position // self.block
+        listed = sorted(self.columns[self._starts[row] : self._starts[row + 1]].tolist())
         if listed and (listed[0] < 0 or len(set(listed)) < len(listed)):
             raise ValueError(
                 f"the list of {'sample' if self.by_sample else 'query block'} {row} is {listed}; "
                 "list each block once, counted from 0."
             )
-        return [column for column in listed if column * self.block <= position]
+        blocks = tuple(block for block in listed if block * size <= position)
+        if not blocks:
+            return Listed((), size, 0)
+        return Listed(
+            blocks, size, len(blocks) * size - max(0, blocks[-1] * size + size - 1 - position)
+        )
 
 
 def visible_keys(lists: KeyLists | None, sample: int, position: int) -> slice | Tensor:
     """Keys (as a run or as int64 positions) that a query at `position` of a sample sees."""
-    if position < 0:
-        return slice(0, 0)
-    if lists is None:
-        return slice(0, position + 1)
-    blocks, size = lists.blocks(sample, position), lists.block
-    if not blocks:
-        return slice(0, 0)
-    end = min(position + 1, blocks[-1] * size + size)
-    if blocks[-1] - blocks[0] == len(blocks) - 1:
-        return slice(blocks[0] * size, end)
-    keys = torch.tensor(blocks)[:, None] * size + torch.arange(size)
-    return keys.view(-1)[: len(blocks) * size - (blocks[-1] * size + size - end)]
+    if lists is None or position < 0:
+        return slice(0, max(0, position + 1))
+    listed = lists.seen(sample, position)
+    run = listed.run
+    return listed.keys if run is None else run
