@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench bench-all test lint unit zoo recipes figures clean
+.PHONY: bench bench-all test lint unit zoo recipes figures kernels-bench kernels-share clean
 
 bench: $(VENV)/.bench
 	$(BIN)/visgen-bench run quick
@@ -42,6 +42,13 @@ figures: $(VENV)/.test
 	$(BIN)/python bench/benchmarks/performance_share.py
 	$(BIN)/python bench/benchmarks/transgan_step.py
 	$(BIN)/python kernels/benchmarks/attention_cpu.py
+
+# Attention timed against its peers, and what it is worth to whole models: a GPU if there is one.
+kernels-bench: $(VENV)/.bench
+	$(BIN)/visgen-bench kernels bench
+
+kernels-share: $(VENV)/.bench
+	$(BIN)/visgen-bench kernels share
 
 $(VENV)/.bench: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -392,20 +392,23 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a result folder and print its leaderboard."""
+    from visgen_results.kernel_tables import kernel_tables, to_markdown, to_text
     from visgen_results.leaderboard import leaderboard
+    from visgen_results.reading import read_results
     from visgen_results.report import report as written
 
     with usage_errors(ValueError):
-        board = leaderboard(folder)
+        results = read_results(folder)
+    board, timed = leaderboard(results), kernel_tables(results)
     if markdown:
-        print(board.to_markdown(), end="")
+        print("\n".join([board.to_markdown(), *([to_markdown(timed)] if timed else [])]), end="")
         return
     with usage_errors(ValueError, OSError):
         path = written(folder, to or folder / "report.html", title=f"visgen: {folder.name}")
     if as_json:
         emit({**board.to_dict(), "report": str(path)})
     else:
-        print(board.to_text(_width()), end="")
+        print("\n".join([board.to_text(_width()), *([to_text(timed)] if timed else [])]), end="")
         print(f"\nreport: {path}")
 
 

@@ -21,7 +21,7 @@ from visgen_bench.context import Sink
 from visgen_bench.kernels_bench import accuracy, turns, work
 from visgen_bench.kernels_bench.calls import Prepared, Side, prepare
 from visgen_bench.kernels_bench.ceilings import Ceilings, ceilings
-from visgen_bench.kernels_bench.executed import executed_flops
+from visgen_bench.kernels_bench.executed import executed
 from visgen_bench.kernels_bench.names import OURS
 from visgen_bench.kernels_bench.problem import DTYPES, Problem
 from visgen_bench.kernels_bench.refusals import refusal
@@ -290,8 +290,9 @@ def _derived(group: Group, problem: Problem, one: Running, limits: Ceilings) -> 
     report.metric("flops_dense", work.dense_flops(problem.shape, group.direction))
     report.metric("bytes_least", least.bytes)
     report.metric("exp_least", least.exponentials)
-    value, reason = executed_flops(one.name, problem.shape, group)
-    report.metric("flops_executed", value, reason=reason)
+    found = executed(one.name, problem.shape, group)
+    kernels = {"kernels": found.kernels} if found.kernels else None
+    report.metric("flops_executed", found.flops, reason=found.reason, metric_opts=kernels)
     if group.device_type == "cpu":
         reason = "needs a GPU; this ran on a CPU"
         report.no_latency(reason, timing_method="events")

@@ -7,20 +7,9 @@ from pathlib import Path
 from visgen_bench.kernels_bench.names import SDPA, split_sdpa
 from visgen_kernels.roofline import Work
 from visgen_kernels.shapes import Shape
+from visgen_kernels.static.work import direction_work
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
-# Products of each direction that contract or yield the head dimension of q and k, of v: README of
-# visgen_kernels, "FLOPs".
-_PRODUCTS = {"forward": (1, 1), "backward": (3, 2), "double_backward": (7, 5)}
-# How often tensors like q, k, v and o move at least, and numbers per query in float32.
-#   forward          q k v -> o, lse
-#   backward         q k v o dO lse delta -> dq dk dv
-#   double_backward  q k v dO, their cotangents u w x, o, lse delta -> ddq ddk ddv ddO
-_MOVED = {
-    "forward": (1, 1, 1, 1, 1),
-    "backward": (2, 2, 2, 2, 2),
-    "double_backward": (3, 3, 3, 3, 2),
-}
 # n x n arrays that live at a time where all of them exist, counted from autograd's own graph.
 _SQUARES = {"forward": 3, "backward": 5, "double_backward": 14}
 MARGIN = 0.8  # of what is free; the rest is for the allocator and for others
@@ -28,28 +17,19 @@ MARGIN = 0.8  # of what is free; the rest is for the allocator and for others
 
 def least_work(shape: Shape, direction: str, dtype: str) -> Work:
     """FLOPs of visible pairs, bytes with every tensor moved once, one exponential a pair."""
-    with_d, with_d_v = _PRODUCTS[direction]
-    d, d_v, heads = shape.d, shape.d_v, shape.score_matrices
-    if shape.kind == "codebook":
-        vectors, codes = shape.n_q * shape.batch, shape.n_k
-        moved = ITEMSIZE[dtype] * (vectors + codes) * d + 8 * vectors  # an index is int64
-        return Work(flops=2.0 * vectors * codes * d, bytes=float(moved), exponentials=0.0)
-    q, k, v, o, rows = _MOVED[direction]
-    numbers = q * shape.n_q * d + k * shape.n_k * d + v * shape.n_k * d_v + o * shape.n_q * d_v
-    return Work(
-        flops=2.0 * heads * shape.pairs * (with_d * d + with_d_v * d_v),
-        bytes=float(heads * (ITEMSIZE[dtype] * numbers + 4 * rows * shape.n_q)),
-        exponentials=float(heads * shape.pairs),
-    )
+    if shape.kind != "codebook":
+        return direction_work(direction, shape, itemsize=ITEMSIZE[dtype])
+    vectors, codes = shape.n_q * shape.batch, shape.n_k
+    moved = ITEMSIZE[dtype] * (vectors + codes) * shape.d + 8 * vectors  # an index is int64
+    return Work(flops=2.0 * vectors * codes * shape.d, bytes=float(moved), exponentials=0.0)
 
 
 def dense_flops(shape: Shape, direction: str) -> float:
     """As if every pair were visible."""
-    with_d, with_d_v = _PRODUCTS[direction]
+    least = least_work(shape, direction, "bf16").flops
     if shape.kind == "codebook":
-        return least_work(shape, direction, "bf16").flops
-    pairs = float(shape.score_matrices * shape.n_q * shape.n_k)
-    return 2.0 * pairs * (with_d * shape.d + with_d_v * shape.d_v)
+        return least
+    return least * shape.n_q * shape.n_k / shape.pairs
 
 
 def needed_bytes(backend: str, shape: Shape, direction: str, dtype: str) -> int:

@@ -167,3 +167,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert near in said
     assert len(said.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_prints_kernels_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    commit(tmp_path, Ended(records=RECORDS, status="crash", reason="gone"))
+    for options, line in (((), "Attention, forward, fp32"), (("--markdown",), "| 500 ms")):
+        monkeypatch.setattr(sys, "argv", ["visgen-bench", "report", str(tmp_path), *options])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert not caught.value.code
+        assert line in capsys.readouterr().out

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from visgen_bench.kernels_bench.executed import executed_flops
+from visgen_bench.kernels_bench.executed import executed, of_launches
 from visgen_bench.kernels_bench.request import Group
 from visgen_bench.kernels_bench.work import (
     dense_flops,
@@ -75,8 +75,33 @@ def test_the_reference_takes_one_sample() -> None:
 def test_dense_sides_execute_every_pair(layers: dict[str, Shape]) -> None:
     shape = layers["causal"]
     group = Group(shape="-", direction="forward", backends=(), device="cpu", dtype="fp32")
-    value, reason = executed_flops("eager", shape, group)
-    assert (value, reason) == (2 * 2 * 2 * 36 * 8, None)  # 2 FLOPs, samples, heads, pairs, d + d_v
-    value, reason = executed_flops("chunked", shape, group)
-    assert value is None
-    assert reason
+    # 2 FLOPs, samples, heads, pairs, d + d_v
+    assert executed("eager", shape, group).flops == 2 * 2 * 2 * 36 * 8
+    found = executed("chunked", shape, group)
+    assert found.flops is None
+    assert "does not say" in (found.reason or "")
+
+
+@pytest.mark.parametrize("id", ["W1", "D2", "T1", "P1", "I2", "X1", "Q1", "G3"])
+def test_our_kernels_execute_at_least_what_is_needed(id: str) -> None:
+    shape = SHAPES[id]
+    least = least_work(shape, "forward", "bf16").flops
+    found = of_launches(shape, "forward", "bf16", target="sm_90")
+    assert found.kernels
+    assert found.flops is None or found.flops >= least
+    assert found.flops is not None or found.reason
+
+
+def test_a_whole_square_of_full_tiles_wastes_nothing_but_the_last_ones() -> None:
+    found = of_launches(SHAPES["G3"], "forward", "bf16", target="sm_90")
+    (kernel,) = found.kernels
+    tile = kernel["tile"]
+    assert 1024 % tile["block_m"] == 1024 % tile["block_n"] == 0
+    assert found.flops == least_work(SHAPES["G3"], "forward", "bf16").flops
+
+
+def test_a_backward_pass_in_two_kernels_computes_seven_products() -> None:
+    shape = SHAPES["D2"]  # head dimension 48 in two parts, without padding
+    found = of_launches(shape, "backward", "bf16", target="sm_90")
+    assert found.flops is not None
+    assert found.flops / least_work(shape, "backward", "bf16").flops == pytest.approx(7 / 5)
