@@ -147,7 +147,18 @@ def run(
     given = [queries, keys, values] + ([shift] if shift is not None else [])
     needs = Needs(True, True, True, False, key_bias)
     gradients = backward_tiled(
-        call, grad, out, lse, queries, keys, values, TILE, TILE, needs=needs, packed=False
+        call,
+        grad,
+        out,
+        lse,
+        queries,
+        keys,
+        values,
+        TILE,
+        TILE,
+        of_table=TILE,
+        needs=needs,
+        packed=False,
     )
 
     def reference(wanted: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:

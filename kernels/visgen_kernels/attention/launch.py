@@ -91,9 +91,22 @@ def backward(
 
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
-    of_queries, of_keys = (chosen_tile(name, call, q, v) for name in ("queries", "keys"))
+    of_queries, of_keys, of_table = (
+        chosen_tile(name, call, q, v) for name in ("queries", "keys", "table")
+    )
     return backward_tiled(
-        call, grad, out, lse, q, k, v, of_queries, of_keys, needs=needs, packed=packed
+        call,
+        grad,
+        out,
+        lse,
+        q,
+        k,
+        v,
+        of_queries,
+        of_keys,
+        of_table=of_table,
+        needs=needs,
+        packed=packed,
     )
 
 
@@ -108,6 +121,7 @@ def backward_tiled(
     of_queries: Tile,
     of_keys: Tile,
     *,
+    of_table: Tile,
     needs: Needs,
     packed: bool,
 ) -> list[Tensor]:
@@ -130,8 +144,7 @@ def backward_tiled(
         keys_launch(call, x, lists, queries, keys, *into, of_keys).run()
     if needs.table:
         first = first_of(call, q, k, v, grad, sums, delta)
-        tile = chosen_tile("table", call, q, v)
-        results.append(bias_gradient.table_gradient(call, x, first, tile))
+        results.append(bias_gradient.table_gradient(call, x, first, of_table))
     return [*results, *([] if dc is None else [dc])]
 
 

@@ -67,6 +67,139 @@ def target_of(device: torch.device) -> str:
     return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100")
 
 
+def _rows(*pairs: tuple[Tile, Tile]) -> dict[int, tuple[Tile, Tile]]:
+    return dict(zip(WIDTHS, pairs, strict=True))
+
+
+_WIDE = Tile(128, 64, 8, 2)
+_WIDE_16 = Tile(128, 64, 8, 2, 16)
+_HALF = Tile(128, 32, 8, 2)
+_HALF_16 = Tile(128, 32, 8, 2, 16)
+_SMALL_16 = Tile(64, 32, 4, 2, 16)
+_KEYS = Tile(64, 128, 8, 2)
+_KEYS_HALF = Tile(32, 128, 8, 2)
+_AMD = Tile(128, 64, 4, 2)
+_AMD_HALF = Tile(128, 32, 4, 2)
+_AMD_KEYS = Tile(32, 128, 4, 2)
+_AMD_NARROW = Tile(64, 32, 4, 2, 32, narrow_mfma=True)
+_AMD_NARROW_KEYS = Tile(32, 64, 4, 2, 32, narrow_mfma=True)
+
+# Kernel and target -> width -> the tile of plain calls (no mask or a causal one, nothing added, no
+# dropout), and that of all others. For 16-bit types.
+TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
+    ("forward", "sm_80"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, Tile(64, 32, 4, 1)),
+        (_HALF_16, _HALF_16),
+        (_HALF_16, _SMALL_16),
+        (_SMALL_16, _SMALL_16),
+    ),
+    ("forward", "sm_90"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE_16, _HALF_16),
+    ),
+    ("forward", "sm_100"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE_16, _HALF_16),
+    ),
+    ("forward", "gfx942"): _rows(
+        (_AMD, _AMD),
+        (_AMD, _AMD),
+        (_AMD, _AMD),
+        (_AMD, _AMD),
+        (_AMD, _AMD_HALF),
+        (Tile(128, 32, 4, 2, 16), Tile(128, 32, 4, 2, 16)),
+    ),
+    ("queries", "sm_80"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _HALF),
+        (_WIDE, Tile(64, 32, 4, 2)),
+        (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
+        (_SMALL_16, _SMALL_16),
+        (_SMALL_16, _SMALL_16),
+    ),
+    ("queries", "sm_90"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _HALF),
+        (_HALF_16, _HALF_16),
+    ),
+    ("queries", "sm_100"): _rows(
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _WIDE),
+        (_WIDE, _HALF),
+        (_HALF_16, _HALF_16),
+    ),
+    ("queries", "gfx942"): _rows(
+        (_AMD, _AMD),
+        (_AMD, _AMD),
+        (_AMD, _AMD),
+        (_AMD, _AMD_HALF),
+        (_AMD_HALF, _AMD_NARROW),
+        (Tile(64, 32, 4, 2, 16, narrow_mfma=True), Tile(64, 32, 4, 2, 16, narrow_mfma=True)),
+    ),
+    ("keys", "sm_80"): _rows(
+        (_KEYS, _KEYS_HALF),
+        (_KEYS_HALF, Tile(32, 64, 4, 1)),
+        (_KEYS_HALF, Tile(32, 64, 4, 2)),
+        (Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
+        (_KEYS_HALF, Tile(32, 64, 4, 2)),
+        (Tile(32, 64, 4, 2), Tile(32, 64, 4, 2)),
+    ),
+    ("keys", "sm_90"): _rows(
+        (_KEYS, _KEYS),
+        (_KEYS, _KEYS),
+        (_KEYS_HALF, _KEYS_HALF),
+        (_KEYS, _KEYS),
+        (_KEYS, _KEYS_HALF),
+        (Tile(16, 128, 8, 2), Tile(16, 128, 8, 2)),
+    ),
+    ("keys", "sm_100"): _rows(
+        (_KEYS, _KEYS),
+        (_KEYS, _KEYS),
+        (_KEYS_HALF, _KEYS_HALF),
+        (_KEYS, _KEYS),
+        (_KEYS, _KEYS_HALF),
+        (Tile(16, 128, 8, 2), Tile(16, 128, 8, 2)),
+    ),
+    ("keys", "gfx942"): _rows(
+        (_AMD_KEYS, _AMD_KEYS),
+        (Tile(64, 64, 4, 2, 32, narrow_mfma=True), _AMD_KEYS),
+        (_AMD_NARROW_KEYS, _AMD_NARROW_KEYS),
+        (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
+        (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
+        (Tile(32, 64, 4, 1, 32, narrow_mfma=True), Tile(32, 64, 4, 1, 32, narrow_mfma=True)),
+    ),
+}
+# Entries for which no tile was clean: the one above is the least bad, and this is what is wrong.
+UNCLEAN: dict[tuple[str, str, int, bool], str] = {}
+
+# float32 takes twice the registers and the shared memory, and its sums have no matrix units unless
+# TF32 is allowed (torch.set_float32_matmul_precision).
+FLOAT32_TILES = {
+    "forward": Tile(32, 32, 2, 1, 16),
+    "queries": Tile(32, 32, 2, 1, 16),
+    "keys": Tile(32, 32, 2, 1),
+    "table": Tile(32, 32, 2, 1),
+    "double_rows": Tile(32, 16, 2, 1, 16),
+    "double_queries": Tile(32, 16, 2, 1, 16),
+    "double_keys": Tile(16, 32, 2, 1),
+}
+
+
 def tile_for(
     kernel: str,
     target: str,
@@ -76,5 +209,18 @@ def tile_for(
     size: int,
     plain: bool,
 ) -> Tile:
-    """The tile of `forward`, `queries` or `keys`: head dimensions in parts, bytes of a number."""
-    return Tile(64, 64, 4, 2)
+    """The tile of a kernel.
+
+    Args:
+        kernel: A first name of `TILES`.
+        target: As `target_of` gives it.
+        parts: Head dimension of q and k in parts (`arguments.head_parts`).
+        value_parts: That of v.
+        size: Bytes of a number, 2 or 4.
+        plain: No mask or a causal one, nothing added, no dropout.
+    """
+    if size == 4:
+        return FLOAT32_TILES[kernel]
+    width = max(sum(parts), sum(value_parts))
+    found = TILES[kernel, target][next(w for w in WIDTHS if width <= w)]
+    return found[0] if plain else found[1]

@@ -50,7 +50,18 @@ def read(kernel: str, shape: Shape, target: str) -> Report:
         else:
             grad, needs = layer.out, Needs(True, True, True, False, False)
             attention.backward_tiled(
-                layer.call, grad, grad, layer.row, q, k, v, tile, tile, needs=needs, packed=True
+                layer.call,
+                grad,
+                grad,
+                layer.row,
+                q,
+                k,
+                v,
+                tile,
+                tile,
+                of_table=tile,
+                needs=needs,
+                packed=True,
             )
     found = [Specimen(one, facts_of(one, shape, "")) for one in launches]
     (one,) = (one for one in found if one.facts.kernel == kernel)
