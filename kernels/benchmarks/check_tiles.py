@@ -128,12 +128,27 @@ def _written(
         needs = Needs(kernel == "queries", kernel == "keys", kernel == "keys", False, False)
         if kernel == "table":
             needs = Needs(False, False, False, True, False)
-        tiles = (tile if kernel == "queries" else small, tile if kernel == "keys" else small)
+        of_queries, of_keys = (tile if kernel == name else small for name in ("queries", "keys"))
         return backward_tiled(
-            call, grad, out, lse, q, k, v, *tiles, needs=needs, packed=False, of_table=tile
+            call,
+            grad,
+            out,
+            lse,
+            q,
+            k,
+            v,
+            of_queries,
+            of_keys,
+            of_table=tile,
+            needs=needs,
+            packed=False,
         )
-    names = ("double_rows", "double_queries", "double_keys", "table")
-    tiles = DoubleTiles(*(tile if name == kernel else small for name in names))
+    tiles = DoubleTiles(
+        rows=tile if kernel == "double_rows" else small,
+        queries=tile if kernel == "double_queries" else small,
+        keys=tile if kernel == "double_keys" else small,
+        table=small,
+    )
     return double_backward_tiled(
         call,
         Cotangents(*seconds, None, None),

@@ -104,8 +104,8 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE_16, _HALF_16),
     ),
     ("forward", "sm_100"): _rows(
-        (_WIDE, _WIDE),
-        (_WIDE, _WIDE),
+        (_WIDE, _WIDE_16),
+        (_WIDE, _WIDE_16),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),

@@ -51,6 +51,7 @@ class Variant:
 PLAIN = (Variant(Causal(), lengths=True),)
 RICH = (
     Variant(bias=True),
+    Variant(SlidingWindow(32, 1)),
     Variant(SlidingWindow(32, 1), key_bias=True, lengths=True),
     Variant(dropout=0.1),
 )
