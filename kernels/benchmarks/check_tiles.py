@@ -151,7 +151,7 @@ def _written(
     )
     return double_backward_tiled(
         call,
-        Cotangents(*seconds, None, None),
+        Cotangents(seconds[0], seconds[1], seconds[2], None, None),
         grad,
         out,
         lse,
