@@ -41,7 +41,8 @@ class Presets:
         if name in self.configs:
             return self.configs[name]
         near = hint_or_list(name, self.configs)
-        text = f'unknown model "{name}"{near} (visgen-bench list shows all)'
+        where = "visgen-bench list shows all, --include FILE adds yours"
+        text = f'unknown model "{name}"{near} ({where})'
         for plugin, reason in self.broken.items():
             text += f"; plug-in {plugin} is broken: {reason}"
         raise PresetError(text)

@@ -96,10 +96,15 @@ def load(given: str, settings: Sequence[str] = ()) -> Suite:
     known = shipped()
     if given not in known:
         raise SuiteError(
-            f'unknown suite "{given}"{hint(given, known)} '
+            f'unknown suite "{given}"{_own_file(given) or hint(given, known)} '
             f"(shipped: {', '.join(known)}; a file of your own ends in .toml)"
         )
     return from_text(known[given], f"{given}.toml", settings)
+
+
+def _own_file(given: str) -> str:
+    """The hint for a suite of one's own whose name was given without its ending."""
+    return f'; nearest: "{given}.toml"' if Path(f"{given}.toml").is_file() else ""
 
 
 def from_text(text: str, file: str, settings: Sequence[str] = ()) -> Suite:

@@ -51,4 +51,5 @@ def query(root: Path | str, sql: str) -> "pd.DataFrame":
                 raise QueryError(f"the statement gives no table: {sql!r}; write a SELECT")
             return answer.df()
         except duckdb.Error as error:
-            raise QueryError(f"{error} (tables: {', '.join(schema.TABLES)}, latest)") from error
+            text = " ".join(str(error).replace("^", "").split())  # a mistake is one line
+            raise QueryError(f"{text} (tables: {', '.join(schema.TABLES)}, latest)") from error

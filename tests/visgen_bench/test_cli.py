@@ -130,6 +130,24 @@ def test_a_mistake_is_one_line_exit_2_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_suite_of_ones_own_without_its_ending_is_shown_its_file(invoke, tmp_path: Path) -> None:
+    suite(tmp_path)
+    code, _, err = invoke("run", "tiny")
+    assert (code, err.count("\n")) == (2, 1)
+    assert 'unknown suite "tiny"; nearest: "tiny.toml"' in err
+
+
+def test_a_model_of_ones_own_without_its_file_is_shown_the_flag(invoke) -> None:
+    assert "--include FILE adds yours" in invoke("run", "--model", "blobs")[2]
+
+
+def test_a_mistake_in_sql_is_one_line(invoke, tmp_path: Path) -> None:
+    invoke("run", suite(tmp_path), "--in-process")
+    for sql in ("selec model\nfrom metrics", "select modle from metrics"):
+        code, out, err = invoke("results", "query", "results/runs/tiny", sql)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
 def test_an_option_that_does_not_exist_is_exit_2(invoke) -> None:
     code, _, err = invoke("run", "quick", "--smaples", "3")
     assert code == 2
