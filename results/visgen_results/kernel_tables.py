@@ -24,7 +24,7 @@ TIME_NOTE = (
     "Time: median of all calls with its 95 % interval; graph and events with flushed caches, "
     "cpu_time and wall_sync warm. Nothing is dropped as an outlier."
 )
-OURS_NOTE = "Ours is faster by: the other side's time over ours, paired in rounds, 95 % interval."
+OURS_NOTE = "Their time / ours: paired in rounds, with a 95 % interval; above 1 ours is faster."
 ERROR_NOTE = (
     "Error: the largest over all results against float64, as a multiple of the definition's error "
     "in the same dtype."
@@ -96,7 +96,7 @@ def _setting(row: Row) -> tuple[Any, ...]:
 
 
 _TIMED_HEAD = (
-    "shape", "batch", "backend", "time", "n", "timed by", "ours is faster by", "error",
+    "shape", "batch", "backend", "time", "n", "timed by", "their time / ours", "error",
     "extra memory", "FLOP/s", "B/s", "of its ceiling", "same bits twice", "compile", "why not",
 )  # fmt: skip
 _WIDE = frozenset({"n", "timed by", "FLOP/s", "B/s", "same bits twice", "compile"})

@@ -92,9 +92,9 @@ def test_a_timed_kernel_stands_beside_its_peers(folder: Folder) -> None:
     assert ours["time"] == "2 ms [1.50 ms, 3 ms]"
     assert ours["timed by"] == "cpu_time, warm"
     assert (ours["error"], ours["extra memory"], ours["FLOP/s"]) == ("2", "3 MiB", "2.50 T")
-    assert ours["ours is faster by"] == "-"
+    assert ours["their time / ours"] == "-"
     assert ours["same bits twice"] == "yes"
-    assert eager["ours is faster by"] == "1.50x [1.25x, 1.75x]"
+    assert eager["their time / ours"] == "1.50x [1.25x, 1.75x]"
     assert eager["time"] == "3 ms (n 9)"
     assert eager["error"] == "-"
 
@@ -198,6 +198,6 @@ def test_a_folder_without_kernels_has_no_table(folder: Folder) -> None:
 def test_text_leaves_out_what_nobody_has(folder: Folder) -> None:
     folder.run("chunked", time(1e-3))
     text = to_text(folder.tables())
-    assert "ours is faster by" not in text
+    assert "their time / ours" not in text
     assert "chunked" in text
     assert "of its ceiling" not in to_markdown(folder.tables())

@@ -65,8 +65,8 @@ def _event() -> Any:
 class Captured:
     """A call in CUDA graphs.
 
-    `make` is run on the graph's own stream: the forward pass of a backward call belongs there,
-    because autograd runs a gradient on its operation's stream.
+    `make` is run on the graph's own stream, tensors and forward pass included, because autograd
+    runs a gradient on its operation's stream and waits for those of the leaves.
     """
 
     def __init__(self, make: Callable[[], timing.Call], flush: timing.Call, device: str) -> None:

@@ -29,7 +29,7 @@ from visgen_bench.kernels_bench.report import Report
 from visgen_bench.kernels_bench.request import Group
 from visgen_bench.kernels_bench.sides import make_side
 from visgen_bench.measure import contention, environment, memory, timing
-from visgen_kernels.shapes import SHAPES
+from visgen_kernels.shapes import SHAPES, Shape
 
 WARM_UP_S = 0.05
 TOLERANCE = 0.05
@@ -54,6 +54,8 @@ def measure_group(group: Group, sink: Sink) -> None:
         torch.set_num_threads(group.threads)
     name_of_device = reported_name(group.device)
     sink.write({"event": "device", "device_name": name_of_device})
+    if group.device_type == "cuda":
+        torch.cuda.set_device(group.device)  # Triton launches on the current device
     shape = SHAPES[group.shape]
     if group.batch is not None:
         shape = dataclasses.replace(shape, batch=group.batch)
@@ -83,7 +85,7 @@ def measure_group(group: Group, sink: Sink) -> None:
         _in_turns(group, running)
     for one in running.values():
         if group.device_type == "cuda":
-            _attempt(one.report, lambda one=one: _on_gpu(group, one))
+            _attempt(one.report, lambda one=one: _on_gpu(group, one, shape))
         _derived(group, problem, one, limits)
         one.report.end("ok")
 
@@ -95,7 +97,7 @@ def reported_name(device: str) -> str:
     return environment.cpu_model()
 
 
-def _can(name: str, shape: Any, group: Group, report: Report) -> bool:
+def _can(name: str, shape: Shape, group: Group, report: Report) -> bool:
     reason = refusal(name, shape, group) or work.too_large(
         name, shape, group.direction, group.dtype, work.free_bytes(group.device)
     )
@@ -155,11 +157,12 @@ def _accuracy(group: Group, problem: Problem, running: dict[str, Running]) -> No
         return
     truth, reason = _truth(group, problem)
     for name, one in running.items():
-        found = _attempt(one.report, one.prepared.results)
-        if found is None:
+        results = one.prepared.results
+        both = _attempt(one.report, lambda results=results: (results(), results()))
+        if both is None:
             continue
-        same = accuracy.equal_bits(found, one.prepared.results())
-        one.report.metric("deterministic", float(same), n=2)
+        found, again = both
+        one.report.metric("deterministic", float(accuracy.equal_bits(found, again)), n=2)
         if isinstance(truth, accuracy.Truth) and one.side.whole:
             one.report.errors(truth.compare(found), len(truth.samples), problem.dtype)
         elif problem.shape.kind == "codebook":
@@ -251,7 +254,7 @@ def _turn(group: Group, running: dict[str, Running]) -> turns.Turn:
     return turn
 
 
-def _on_gpu(group: Group, one: Running) -> bool:
+def _on_gpu(group: Group, one: Running, shape: Shape) -> bool:
     """Methods beside events: synchronised calls, CUDA graphs, Proton."""
     from visgen_bench.kernels_bench import gpu_timing
 
@@ -262,9 +265,7 @@ def _on_gpu(group: Group, one: Running) -> bool:
     flush = gpu_timing.Flush(group.device)
     samples = min(50, gpu_timing.calls_in_a_turn(one.typical_s) * group.fewest)
     try:
-        captured = gpu_timing.Captured(
-            lambda: prepare(one.side, group.direction).call, flush, group.device
-        )
+        captured = gpu_timing.Captured(lambda: _anew(group, one.name, shape), flush, group.device)
         one.latencies["graph"] = captured.cold(samples)
         one.report.latency([one.latencies["graph"]], timing_method="graph", l2="cold")
         replays, calls = captured.warm(one.typical_s, 10)
@@ -280,6 +281,16 @@ def _on_gpu(group: Group, one: Running) -> bool:
         reason = f"Proton: {str(error).splitlines()[0]}"
         one.report.no_latency(reason, timing_method="profiler")
     return True
+
+
+def _anew(group: Group, name: str, shape: Shape) -> timing.Call:
+    """The same call on leaves of its own.
+
+    A leaf remembers the stream that it was first used on, and autograd would wait for that one,
+    which a captured graph must not.
+    """
+    problem = Problem(shape, device=group.device, dtype=DTYPES[group.dtype], seed=group.seed)
+    return prepare(make_side(name, problem), group.direction).call
 
 
 def _derived(group: Group, problem: Problem, one: Running, limits: Ceilings) -> None:

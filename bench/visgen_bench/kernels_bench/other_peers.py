@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from visgen_bench.kernels_bench.calls import Side
@@ -23,9 +24,11 @@ ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 def make_side(name: str, problem: Problem) -> Side:
     """Compiled SDPA, FlexAttention, flash_attn or xformers."""
+    # A compiled backward pass may give its buffers away, unless it is to run again, as here.
+    torch._functorch.config.donated_buffer = False
     compiled = True
     if name == "sdpa-compiled":
-        forward = _compiled_sdpa(problem)
+        forward = torch.compile(compiled_function(problem), dynamic=False)
     elif name == "flex":
         forward = flex(problem, compiled=True)
     else:
@@ -40,11 +43,13 @@ def make_side(name: str, problem: Problem) -> Side:
     )
 
 
-def _compiled_sdpa(problem: Problem) -> Callable[[], Tensor]:
+def compiled_function(problem: Problem) -> Callable[[], Tensor]:
+    """SDPA from the model's layout and back, for torch.compile."""
     from visgen_bench.kernels_bench.sides import sdpa
 
-    _ = problem.hidden, problem.bias_index  # buffers, made outside of what is compiled
-    return torch.compile(lambda: sdpa(problem), dynamic=False)
+    # Buffers are made outside of what is compiled.
+    _ = problem.hidden, problem.bias_index
+    return lambda: sdpa(problem)
 
 
 def flex(problem: Problem, *, compiled: bool) -> Callable[[], Tensor]:

@@ -60,6 +60,8 @@ def measure_share(request: ShareRequest, sink: Sink) -> None:
 
     if request.device_type == "cpu":
         torch.set_num_threads(request.threads)
+    if request.device_type == "cuda":
+        torch.cuda.set_device(request.device)
     config = load_presets(request.include).find(request.model)
     reports = {name: Report(sink, name) for name in request.implementations}
     ours = resolve(request.device)

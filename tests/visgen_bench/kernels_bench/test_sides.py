@@ -7,7 +7,7 @@ import torch
 
 from visgen_bench.kernels_bench.accuracy import truth
 from visgen_bench.kernels_bench.calls import prepare
-from visgen_bench.kernels_bench.other_peers import flex, mask_mod, score_mod
+from visgen_bench.kernels_bench.other_peers import compiled_function, flex, mask_mod, score_mod
 from visgen_bench.kernels_bench.problem import Problem
 from visgen_bench.kernels_bench.sides import make_side
 from visgen_kernels.shapes import Shape
@@ -96,6 +96,16 @@ def test_flex_attention_computes_with_them(layers: Layers) -> None:
         leaf.requires_grad_(False)  # it has no backward pass on a CPU
     out = flex(made, compiled=False)()
     torch.testing.assert_close(out, make_side("eager", made).forward(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("id", ["bias", "key bias", "cross", "shifted", "causal"])
+def test_compiled_sdpa_is_one_graph(id: str, problem: Callable[[str], Problem]) -> None:
+    made = problem(id)
+    with torch.no_grad():
+        whole = torch.compile(
+            compiled_function(made), dynamic=False, backend="eager", fullgraph=True
+        )
+        torch.testing.assert_close(whole(), make_side("sdpa", made).forward())
 
 
 def test_distances_find_the_nearest_code(codes: Shape) -> None:
