@@ -67,6 +67,10 @@ def target_of(device: torch.device) -> str:
     return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100")
 
 
+def _same(*tiles: Tile) -> dict[int, tuple[Tile, Tile]]:
+    return {width: (tile, tile) for width, tile in zip(WIDTHS, tiles, strict=True)}
+
+
 def _rows(*pairs: tuple[Tile, Tile]) -> dict[int, tuple[Tile, Tile]]:
     return dict(zip(WIDTHS, pairs, strict=True))
 
@@ -83,6 +87,17 @@ _AMD_HALF = Tile(128, 32, 4, 2)
 _AMD_KEYS = Tile(32, 128, 4, 2)
 _AMD_NARROW = Tile(64, 32, 4, 2, 32, narrow_mfma=True)
 _AMD_NARROW_KEYS = Tile(32, 64, 4, 2, 32, narrow_mfma=True)
+_KEYS_THIN = Tile(16, 128, 8, 2)
+_TABLE, _TABLE_HALF, _TABLE_SMALL = Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 2, 2)
+_SECOND, _SECOND_HALF, _SECOND_THIN = (
+    Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 2, 16)
+)  # fmt: skip
+_SECOND_KEYS, _SECOND_KEYS_THIN = Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)
+_AMD_TABLE = Tile(64, 64, 4, 1, 32, narrow_mfma=True)
+_AMD_SMALL = Tile(64, 32, 4, 1, 32, narrow_mfma=True)
+_AMD_SMALL_16 = Tile(64, 32, 4, 1, 16, narrow_mfma=True)
+_AMD_SECOND_KEYS = Tile(32, 64, 4, 1, 32, narrow_mfma=True)
+_AMD_SECOND_KEYS_THIN = Tile(16, 64, 4, 1, 32, narrow_mfma=True)
 
 # Kernel and target -> width -> the tile of plain calls (no mask or a causal one, nothing added, no
 # dropout), and that of all others. For 16-bit types.
@@ -182,6 +197,98 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
         (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
         (Tile(32, 64, 4, 1, 32, narrow_mfma=True), Tile(32, 64, 4, 1, 32, narrow_mfma=True)),
+    ),
+    ("table", "sm_80"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
+    ("table", "sm_90"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
+    ("table", "sm_100"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
+    ("table", "gfx942"): _same(
+        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
+    ),
+    ("double_rows", "sm_80"): _rows(
+        (_SECOND, _SECOND_HALF),
+        (_SECOND_HALF, _SECOND_HALF),
+        (_SECOND_HALF, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_rows", "sm_90"): _rows(
+        (_SECOND, _SECOND_HALF),
+        (_SECOND, _SECOND_HALF),
+        (_HALF, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_rows", "sm_100"): _rows(
+        (_SECOND, _SECOND_HALF),
+        (_SECOND, _SECOND_HALF),
+        (_HALF, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_rows", "gfx942"): _same(
+        _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16
+    ),
+    ("double_queries", "sm_80"): _rows(
+        (_SECOND, _SECOND_HALF),
+        (_SECOND_HALF, _SECOND_HALF),
+        (_SECOND_HALF, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_queries", "sm_90"): _rows(
+        (_SECOND, _WIDE),
+        (_SECOND, _SECOND_HALF),
+        (_WIDE, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_queries", "sm_100"): _rows(
+        (_SECOND, _WIDE),
+        (_SECOND, _SECOND_HALF),
+        (_WIDE, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_queries", "gfx942"): _same(
+        _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16
+    ),
+    ("double_keys", "sm_80"): _rows(
+        (_SECOND_KEYS, _SECOND_KEYS),
+        (_SECOND_KEYS, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
+    ),
+    ("double_keys", "sm_90"): _rows(
+        (_SECOND, _SECOND_KEYS),
+        (_SECOND_KEYS, _KEYS_HALF),
+        (_SECOND_KEYS, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+    ),
+    ("double_keys", "sm_100"): _rows(
+        (_SECOND, _SECOND_KEYS),
+        (_SECOND_KEYS, _KEYS_HALF),
+        (_SECOND_KEYS, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+        (_KEYS_THIN, _KEYS_THIN),
+    ),
+    ("double_keys", "gfx942"): _same(
+        _AMD_SECOND_KEYS,
+        _AMD_SECOND_KEYS,
+        _AMD_SECOND_KEYS_THIN,
+        _AMD_SECOND_KEYS_THIN,
+        _AMD_SECOND_KEYS_THIN,
+        _AMD_SECOND_KEYS_THIN,
     ),
 }
 # Entries for which no tile was clean: the one above is the least bad, and this is what is wrong.
