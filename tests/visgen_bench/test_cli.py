@@ -113,7 +113,7 @@ def test_a_plan_writes_nothing(invoke, tmp_path: Path) -> None:
         (("run", "quick", "--only", "nothing"), "leave no cell"),
         (("describe", "fd_lite"), 'nearest: "fd_lite0"'),
         (("convert",), "not built yet"),
-        (("kernels", "static"), "not built yet"),
+        (("kernels", "static", "--target", "sm90"), 'nearest: "sm_90"'),
         (("compare", "nowhere", "elsewhere"), "nowhere"),
         (("report", "nowhere"), "nowhere"),
         (("rerun", "01ABC"), "no run with an id"),

@@ -37,6 +37,8 @@ class Facts:
         masked_scores: That such a pass computes, if it takes tiles in smaller pieces.
         has_whole: Whether the code has a loop over whole tiles.
         exponentials: That a score needs.
+        steps: Passes that the compiler may have unrolled into one.
+        step_bytes: Of global memory that one of them reads.
         work: The least that the whole launch has to do; None: unknown.
         widest: Bytes of the widest access that the strides allow.
         dtype: Of the operands of matrix products.
@@ -53,6 +55,8 @@ class Facts:
     masked_scores: float | None = None
     has_whole: bool = True
     exponentials: float = 1.0
+    steps: int = 1
+    step_bytes: float = 0.0
     work: Work | None = None
     widest: int = 16
     dtype: str = "bf16"
@@ -123,6 +127,8 @@ def read(compiled: Compiled, facts: Facts) -> Report:
         flops=facts.flops,
         masked_scores=facts.masked_scores,
         has_whole=facts.has_whole,
+        steps=facts.steps,
+        step_bytes=facts.step_bytes,
     )
 
 
@@ -142,10 +148,14 @@ def predict(facts: Facts, found: Report, device: Device) -> Prediction:
         share * sum(times * part.pipes[pipe] for part, times in stretches)
         for pipe in ("issue", "mma")
     )
-    total = grid_cycles(facts.programs, blocks, device, stretches)
-    seconds = [total / device.clock, matrix / PRACTICAL_MMA]
+    seconds = None
     if least is not None:
-        seconds.append(least.seconds["bytes"] / PRACTICAL_BANDWIDTH)
+        total = grid_cycles(facts.programs, blocks, device, stretches)
+        seconds = max(
+            total / device.clock,
+            matrix / PRACTICAL_MMA,
+            least.seconds["bytes"] / PRACTICAL_BANDWIDTH,
+        )
     return Prediction(
         device=device.id,
         floor=least,
@@ -153,13 +163,15 @@ def predict(facts: Facts, found: Report, device: Device) -> Prediction:
         cycles=body,
         resident=blocks,
         launched=launched(facts.programs, blocks, device),
-        seconds=max(seconds),
-        reason="" if facts.work else "the least work of this kernel is not known",
+        seconds=seconds,
+        reason="" if facts.work else "how many bytes this kernel has to move is not known",
     )
 
 
 def _stretches(facts: Facts, found: Report, device: Device) -> list[tuple[Cycles, float]] | None:
     """Stretches of code with how often a program runs each; None if that is unknown."""
+    if not found.loops and not found.straight:
+        return None
     if not found.loops:
         return [(_cycles(found, found.whole, facts, device), 1.0)]
     if facts.whole is None:
@@ -168,10 +180,12 @@ def _stretches(facts: Facts, found: Report, device: Device) -> list[tuple[Cycles
     for loop in found.loops:
         rest = _without(rest, loop.counts)
     once = cycles(rest, found.compiled, device, dtype=facts.dtype)
-    masked = found.boundary or found.interior
+    masked, whole = found.boundary or found.interior, facts.whole
+    if facts.steps > 1 and facts.scores and found.interior.scores:  # perhaps unrolled
+        whole *= facts.scores / found.interior.scores
     return [
         (once, 1.0),
-        (_cycles(found, found.interior, facts, device), facts.whole),
+        (_cycles(found, found.interior, facts, device), whole),
         (_cycles(found, masked, facts, device), facts.masked),
     ]
 

@@ -140,11 +140,20 @@ def compile_source(source: Source, target: Target) -> Compiled:
             options=dict(source.options),
         )
     except Exception as error:  # Triton raises many kinds
-        raise CompileFailed(f"{source.name} for {target.name}: {error}") from error
+        raise CompileFailed(f"{source.name} for {target.name}: {_in_short(error)}") from error
     warps, shared = int(built.metadata.num_warps), int(built.metadata.shared)
     if target.is_amd:
         return _read_amd(built.asm["amdgcn"], target, source.name, warps, shared)
     return _read_nvidia(built.asm["cubin"], target, source.name, warps, shared)
+
+
+def _in_short(error: Exception) -> str:
+    """The reason and the place of a compiler's error, which shows source code between them."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip(" ^")]
+    place = next((line.strip().rstrip(":") for line in str(error).splitlines() if line), "")
+    reason = lines[-1] if lines else type(cause).__name__
+    return reason if place == reason else f"{reason} ({place})"
 
 
 def _gpu(target: Target) -> GPUTarget:

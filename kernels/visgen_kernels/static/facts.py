@@ -175,6 +175,8 @@ def _nearest(kernel: str, launch: Launch, shape: Shape, dtype: str) -> Known:
         "flops": flops,
         "whole": steps * -(-(codes.rows // splits) // constants["block_k"]),
         "exponentials": 0.0,
+        "steps": steps,
+        "step_bytes": float(itemsize * constants["block_k"] * constants["block_d"]),
         "work": Work(
             flops=2.0 * vectors.rows * codes.rows * d * products,
             bytes=float(itemsize * (vectors.rows + codes.rows) * d + 8 * splits * vectors.rows),
@@ -213,5 +215,12 @@ _READERS: Mapping[str, Callable[[str, Launch, Shape, str], Known]] = {
     "decode_combine": _combine,
     "nearest_code_search": _nearest,
 }
-KERNELS = (*_NAMES.values(), "backward_keys_dk", "backward_keys_dv", "double_bias",
-           "decode_one", "decode_several", "decode_combine")  # fmt: skip
+# Every kernel, and the directions that launch it.
+KERNELS: Mapping[str, tuple[str, ...]] = {
+    **{name: (MATHS[name].direction,) for name in MATHS if name != "decode"},
+    "delta": ("backward", "double_backward"),
+    "decode_one": ("decode",),
+    "decode_several": ("decode",),
+    "decode_combine": ("decode",),
+    "nearest_code": ("codebook",),
+}

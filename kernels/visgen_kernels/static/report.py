@@ -30,6 +30,9 @@ from visgen_kernels.static.counts import (
 from visgen_kernels.static.loops import Instruction, Loop, Program, read_program
 from visgen_kernels.static.occupancy import Occupancy, occupancy
 
+# Pipes of instructions that do something; loops without any wait for a barrier.
+_BUSY = ("mma", "mufu", "fma", "ldg", "lds")
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -104,6 +107,7 @@ class Report:
         occupancy: Of a multiprocessor.
         whole: The whole code, each instruction once, as if it were one pass.
         loops: Main loops in the code's order.
+        straight: Whether no other loop than these computes or moves anything.
         unread: Why something is None, by its name here.
     """
 
@@ -111,6 +115,7 @@ class Report:
     occupancy: Occupancy
     whole: LoopCost
     loops: tuple[LoopCost, ...]
+    straight: bool = True
     unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -135,12 +140,16 @@ def report(
     flops: float | None = None,
     masked_scores: float | None = None,
     has_whole: bool = True,
+    steps: int = 1,
+    step_bytes: float = 0.0,
 ) -> Report:
     """Read a kernel whose main loop computes `scores` scores with `flops` matrix FLOPs a pass.
 
     A loop that masks may take its tiles in smaller pieces: how many scores it computes is seen from
     its matrix work against that of the largest loop. Where no loop goes over whole tiles
-    (`has_whole` false), all of them compute `masked_scores`.
+    (`has_whole` false), all of them compute `masked_scores`. A pass is one of `steps` steps that
+    read `step_bytes` of global memory each, unless the compiler has unrolled them: then a loop
+    reads what all of them read.
     """
     amd = compiled.target.is_amd
     program = read_program(compiled.code, amd=amd)
@@ -149,15 +158,19 @@ def report(
         loops = _by_other_anchors(program, amd=amd)
     counted = [count(loop.instructions, amd=amd) for loop in loops]
     share = masked_scores / scores if masked_scores and scores and not has_whole else 1.0
+    lanes = compiled.warps * compiled.target.warp
+    unrolled = [steps if _read(one) * lanes > (steps - 0.5) * step_bytes else 1 for one in counted]
+    parts = [part * share * times for part, times in zip(_parts(counted), unrolled, strict=True)]
     whole = _cost(count(program.instructions, amd=amd), compiled, scores, flops)
     return Report(
         compiled=compiled,
         occupancy=occupancy(compiled),
         whole=whole,
         loops=tuple(
-            _cost(one, compiled, _times(scores, part * share), _times(flops, part * share))
-            for one, part in zip(counted, _parts(counted), strict=True)
+            _cost(one, compiled, _times(scores, part), _times(flops, part))
+            for one, part in zip(counted, parts, strict=True)
         ),
+        straight=bool(loops) or not program.innermost(lambda one: pipe_of(one, amd=amd) in _BUSY),
         unread=_unread(whole.counts, bool(loops), scores),
     )
 
@@ -177,6 +190,11 @@ def _parts(loops: Sequence[Counts]) -> list[float]:
     if not known or not all(known):
         return [1.0] * len(loops)
     return [2.0 ** round(log2(size / max(known))) for size in known]
+
+
+def _read(counts: Counts) -> int:
+    """Bytes of global memory that one lane's instructions move."""
+    return sum(access.width * access.count for access in counts.accesses)
 
 
 def _times(value: float | None, factor: float) -> float | None:

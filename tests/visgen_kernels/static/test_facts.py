@@ -16,8 +16,8 @@ from visgen_kernels.static.targets import TARGETS
 SM_90 = TARGETS["sm_90"]
 
 
-def named(id: str, direction: str = "forward") -> dict[str, Specimen]:
-    found = specimens(Layer(SHAPES[id]), direction, SM_90)
+def named(id: str, direction: str = "forward", dtype: str = "bf16") -> dict[str, Specimen]:
+    found = specimens(Layer(SHAPES[id], dtype), direction, SM_90)
     return {one.facts.kernel: one for one in found}
 
 
@@ -33,7 +33,7 @@ def computed(facts: Facts) -> float:
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_programs_and_passes_cover_all_scores(direction: str) -> None:
     needed = SHAPES["P1"].pairs * SHAPES["P1"].score_matrices
-    for found in named("P1", direction).values():
+    for found in named("P1", direction, "fp32").values():
         if found.facts.kernel == "delta":
             assert (found.facts.scores, found.facts.flops) == (None, None)
         else:
@@ -42,7 +42,7 @@ def test_programs_and_passes_cover_all_scores(direction: str) -> None:
 
 def test_the_bias_gradient_meets_every_pair_of_tokens() -> None:
     # 16 x 16 maps in tiles of whole map rows: every offset is met by the tiles that have it.
-    found = named("G2", "backward")["bias_gradient"].facts
+    found = named("G2", "backward", "fp32")["bias_gradient"].facts
     needed = SHAPES["G2"].pairs * SHAPES["G2"].score_matrices
     assert needed <= computed(found) <= 1.05 * needed
 
@@ -83,13 +83,13 @@ def test_flops_of_a_tile_count_padded_head_dimensions() -> None:
     forward = named("P1")["forward"].facts
     assert forward.scores is not None
     assert forward.flops == 2 * forward.scores * 2 * 144
-    queries = named("C2", "backward")["backward_queries"].facts  # d_v 60 becomes 64
+    queries = named("C2", "backward", "fp32")["backward_queries"].facts  # d_v 60 becomes 64
     assert queries.scores is not None
     assert queries.flops == 2 * queries.scores * (2 * 144 + 64)
 
 
 def test_a_second_derivative_is_its_kernels_in_order() -> None:
-    names = list(named("D4", "double_backward"))
+    names = list(named("D4", "double_backward", "fp32"))
     assert names == ["delta", "double_rows", "double_queries", "double_keys", "double_bias"]
     assert set(names) <= set(KERNELS)
 

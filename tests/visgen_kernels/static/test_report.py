@@ -63,10 +63,23 @@ def test_repeated_work_is_seen() -> None:
     assert found.interior.exponentials == 2
 
 
+def test_steps_that_were_unrolled_into_one_pass_are_no_repeated_work() -> None:
+    # A step reads 2 KiB: 4 loads of 16 bytes by 32 lanes.
+    step = [HMMA] * 2 + ["LDG.E.128 R4, [R2.64]"] * 4
+    known = {"scores": 64.0, "flops": 8192.0, "steps": 4, "step_bytes": 2048.0}
+    for code, scores in ((sass(step), 64), (sass(step * 4), 256)):
+        (loop,) = report(compiled(code), **known).loops
+        assert (loop.scores, loop.mma_ratio) == (scores, 1)
+    # The same work four times over reads no more.
+    repeated = [HMMA] * 8 + ["LDG.E.128 R4, [R2.64]"] * 4
+    assert report(compiled(sass(repeated)), **known).loops[0].mma_ratio == 4
+
+
 def test_a_kernel_without_loops_is_one_pass() -> None:
     found = report(compiled(sass(["LDG.E.128 R4, [R2.64]"] * 3).replace("@P1 BRA", "NOP")))
     assert found.loops == ()
     assert found.interior is found.whole
+    assert found.straight
     assert found.whole.counts.wide_share(16) == 1
     assert found.whole.instructions is None
     assert "no matrix instruction" in found.unread["loops"]
@@ -83,11 +96,16 @@ def test_matrix_instructions_without_a_loop_are_one_pass_too() -> None:
 def test_a_loop_without_matrix_instructions_is_found_if_its_scores_are_given() -> None:
     code = sass([EX2] * 8 + [FFMA] * 23, ["LDG.E R4, [R2.64]"])
     assert report(compiled(code)).loops == ()
+    assert not report(compiled(code)).straight
     (loop,) = report(compiled(code), scores=256).loops
     assert loop.instructions == 4
     assert loop.exponentials == 1
     (loop,) = report(compiled(sass([FFMA, "LDG.E.128 R4, [R2.64]"])), scores=32).loops
     assert loop.counts.total == 3
+
+
+def test_waiting_for_a_barrier_is_no_loop_that_counts() -> None:
+    assert report(compiled(sass(["SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4]"]))).straight
 
 
 def test_the_size_of_a_bulk_copy_is_not_made_up() -> None:

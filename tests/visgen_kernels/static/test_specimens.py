@@ -23,7 +23,7 @@ def test_every_layer_can_be_launched_on_every_target(shape: Shape) -> None:
 
 
 def kernels(id: str) -> list[str]:
-    found = specimens(Layer(SHAPES[id]), "backward", TARGETS["sm_90"])
+    found = specimens(Layer(SHAPES[id], "fp32"), "backward", TARGETS["sm_90"])
     return [one.facts.kernel for one in found]
 
 

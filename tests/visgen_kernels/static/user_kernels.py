@@ -1,6 +1,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 """Kernels as a user would bring them, for the tests of `static.signature`."""
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -55,3 +57,8 @@ def _skewed(x):
 
 skewed = triton.jit(_skewed)
 number = 7
+
+
+def dies() -> None:
+    """As a compiler does that meets a fault of its own."""
+    os._exit(9)

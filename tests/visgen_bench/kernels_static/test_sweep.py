@@ -1,0 +1,44 @@
+"""Several processes: a compiler that dies takes its own task with it."""
+
+from pathlib import Path
+
+import pytest
+
+from visgen_bench.kernels_static.request import OwnTask
+from visgen_bench.kernels_static.sweep import sweep
+
+FILE = Path(__file__).parents[2] / "visgen_kernels" / "static" / "user_kernels.py"
+
+
+def task(name: str, **fields: object) -> OwnTask:
+    return OwnTask(f"{FILE}:{name}", "sm_90", **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_told_and_the_others_go_on() -> None:
+    said: list[str] = []
+    fine = task("launch_of_add")
+    done = sweep([fine, task("dies"), fine], jobs=1, say=said.append)
+    assert [one.analysis is not None for one in done.findings] == [True, False, True]
+    assert "died" in done.findings[1].error
+    assert done.left == []
+    assert said[-1].startswith("[3/3]")
+
+
+def test_what_is_not_begun_in_time_is_named() -> None:
+    tasks = [task("launch_of_add"), task("launch_of_add")]
+    done = sweep(tasks, jobs=0, seconds=0)
+    assert done.findings == []
+    assert done.left == tasks
+
+
+def test_an_own_kernel_has_a_time_only_if_bytes_and_grid_are_known() -> None:
+    described = {"signature": "*fp32:16,*fp32:16,*fp32:16,i32:16", "constants": ("BLOCK=1024",)}
+    known = {"programs": 4096, "moved": 3 * 4.0 * 4096 * 1024}
+    done = sweep([task("add", **described), task("add", **described, **known)], jobs=0)
+    unknown, whole = (one.analysis for one in done.findings)
+    assert unknown is not None
+    assert whole is not None
+    assert unknown.predictions[0].seconds is None
+    assert "was not given" in unknown.predictions[0].reason
+    assert whole.predictions[0].seconds == pytest.approx(3 * 4.0 * 4096 * 1024 / (0.9 * 3.35e12))
