@@ -19,7 +19,8 @@ def add(store: Store, kernel: str, figures: dict[tuple[str, str], Any], **column
     run_id = new_run_id()
     run = {
         "kind": "kernel", "cell_key": f"{kernel} {columns}", "status": "ok",
-        "device_type": "static", "device_name": "sm_90", "model": f"attention_{kernel}", "variant": "forward causal",
+        "device_type": "static", "device_name": "sm_90",
+        "model": f"attention_{kernel}", "variant": "forward causal",
         "dataset": "P1", "config_json": json.dumps({"layer": {"what": "a <script>layer</script>"}}),
         **columns,
     }  # fmt: skip
