@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench bench-all test lint unit zoo recipes figures kernels-bench kernels-share clean
+.PHONY: bench bench-all test lint unit zoo recipes figures kernels kernels-bench kernels-share clean
 
 bench: $(VENV)/.bench
 	$(BIN)/visgen-bench run quick
@@ -42,6 +42,14 @@ figures: $(VENV)/.test
 	$(BIN)/python bench/benchmarks/performance_share.py
 	$(BIN)/python bench/benchmarks/transgan_step.py
 	$(BIN)/python kernels/benchmarks/attention_cpu.py
+
+# Every kernel of every layer on four targets, read from its machine code; then each entry of the tile
+# table, compiled and in Triton's interpreter. No GPU is needed; what is not begun within an hour is
+# named.
+kernels: $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(BIN)/visgen-bench kernels static --time-limit 3600
+	OMP_NUM_THREADS=1 $(BIN)/python kernels/benchmarks/check_tiles.py
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python kernels/benchmarks/check_tiles.py
 
 # Attention timed against its peers, and what it is worth to whole models: a GPU if there is one.
 kernels-bench: $(VENV)/.bench
