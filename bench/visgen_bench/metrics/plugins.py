@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from visgen_bench.extractors.opening import EXTRACTORS, PLUGIN_PREFIX, OpenExtra
 from visgen_bench.metrics.errors import ProtocolError
 from visgen_bench.metrics.protocol import PLUGIN_FORMULA, RESERVED, Protocol, protocols
 from visgen_bench.metrics.scoring import Score
-from visgen_results import metrics as table
+
+if TYPE_CHECKING:
+    from visgen_results.metrics import MetricInfo
 
 GROUP = "visgen.metrics"
 # Our formulas that need nothing but features, and the options that they read.
@@ -50,7 +53,7 @@ class MetricPlugin:
         options: Numbers of the definition.
     """
 
-    info: table.MetricInfo
+    info: MetricInfo
     id: str
     extractor: str | OpenExtractor
     layer: str
@@ -95,10 +98,13 @@ def find(name: str) -> MetricPlugin | None:
     point = next(iter(importlib.metadata.entry_points(group=GROUP, name=name)), None)
     if point is None or name in protocols():
         return None
+    # Not above: it loads pyarrow, whose thread the server that forks workers must not have.
+    from visgen_results.metrics import add
+
     try:
         loaded = point.load()
         _check(name, loaded)
-        table.add(loaded.info)
+        add(loaded.info)
     except Exception as error:  # somebody else's code may raise anything
         raise ProtocolError(
             f"plug-in {name} ({point.value}) is broken: {type(error).__name__}: {error}"
