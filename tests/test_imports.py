@@ -75,7 +75,8 @@ def test_the_command_line_starts_without_anything_heavy() -> None:
 
 def test_a_worker_pays_for_torch_alone() -> None:
     code = "import visgen_bench.worker, visgen.catalogue, visgen_bench.metrics.evaluation"
-    assert not loaded(code) & HEAVY
+    # pyarrow starts a thread, and a server with a second thread cannot be forked cleanly.
+    assert not loaded(code) & (HEAVY | {"pyarrow"})
 
 
 def test_no_file_is_named_after_nothing() -> None:
