@@ -77,8 +77,8 @@ def tokens_of(layout: Layout, x: Tensor) -> Tokens:
             f"{layout} of a grid of {len(grid)} axes leaves {len(others)} axes beside the batch, "
             "and the kernels step along two; flatten two of them."
         )
-    sizes = [x.shape[axis] for axis in others] + [1] * (2 - len(others))
-    steps = [strides[axis] for axis in others] + [0] * (2 - len(others))
+    sizes = [1] * (2 - len(others)) + [x.shape[axis] for axis in others]
+    steps = [0] * (2 - len(others)) + [strides[axis] for axis in others]
     return _tokens(
         (batch, sizes[0], sizes[1]),
         (strides[0], steps[0], steps[1]),

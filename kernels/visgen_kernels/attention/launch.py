@@ -23,6 +23,8 @@ from visgen_kernels.attention.forward import forward_launch
 from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import first_of
+from visgen_kernels.attention.short import fits_short, short_backward, short_forward
+from visgen_kernels.attention.short_tiles import MAX_WIDTH, ShortTile, short_tile
 from visgen_kernels.attention.tile_lists import TileLists, tile_lists
 from visgen_kernels.attention.tiles import Tile, target_of, tile_for
 from visgen_kernels.masks import BlockList, Blocks2d, Causal, Full
@@ -62,7 +64,22 @@ def chosen_tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d_v) in q's dtype and log-sum-exp (b, *grid, h) in float32."""
+    tile = _short_tile(call, q, k, v)
+    if tile is not None:
+        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        short_forward(call, scoring_of(call, q, k), q, k, v, out, lse, tile)
+        return out, lse
     return forward_tiled(call, q, k, v, chosen_tile("forward", call, q, v))
+
+
+def _short_tile(call: Call, q: Tensor, k: Tensor, v: Tensor) -> ShortTile | None:
+    """The tile of K4, or None if the call is K1's."""
+    width = max(sum(head_parts(x.shape[-1])) for x in (q, v))
+    if width > MAX_WIDTH or not fits_short(call.layout, q.shape, k.shape, v.shape[-1]):
+        return None
+    length = max(call.layout.length(x.shape[1:-2]) for x in (q, k))
+    return short_tile(length, width, q.dtype.itemsize, target_of(q.device))
 
 
 def forward_tiled(call: Call, q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -91,6 +108,9 @@ def backward(
 
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
+    tile = _short_tile(call, q, k, v)
+    if tile is not None:
+        return _short(call, grad, out, lse, q, k, v, tile, needs=needs, packed=packed)
     of_queries, of_keys, of_table = (
         chosen_tile(name, call, q, v) for name in ("queries", "keys", "table")
     )
@@ -108,6 +128,42 @@ def backward(
         needs=needs,
         packed=packed,
     )
+
+
+def _short(
+    call: Call,
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tile: ShortTile,
+    *,
+    needs: Needs,
+    packed: bool,
+) -> list[Tensor]:
+    """`backward` with K4, and K3 for the table."""
+    x = scoring_of(call, q, k)
+    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    results, (dq, dk, dv) = gradient_memory((q, k, v), needs, packed)
+    dc = None
+    if needs.key_bias and call.key_bias is not None:
+        dc = torch.empty_like(call.key_bias, memory_format=torch.contiguous_format)
+    if needs.q or needs.k or needs.v or dc is not None:
+        into = (
+            dq if needs.q else None,
+            dk if needs.k or dc is not None else None,
+            dv if needs.v else None,
+        )
+        short_backward(call, x, grad, lse, q, k, v, *into, dc, tile)
+    if needs.table:
+        delta, sums = torch.empty_like(lse), torch.empty_like(lse)
+        delta_launch(call, x, grad, out, lse, delta, sums).run()
+        first = first_of(call, q, k, v, grad, sums, delta)
+        of_table = chosen_tile("table", call, q, v)
+        results.append(bias_gradient.table_gradient(call, x, first, of_table))
+    return [*results, *([] if dc is None else [dc])]
 
 
 def backward_tiled(

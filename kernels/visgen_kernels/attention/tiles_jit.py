@@ -106,10 +106,10 @@ def operands(rows, part_0, part_1, x):
 
 @triton.jit
 def dot_parts(rows, a_0, a_1, b_0, b_1, acc, x):
-    """Acc + a b^T over both parts of the head dimension of `rows`."""
-    acc = tl.dot(a_0, b_0.T, acc, input_precision=x.precision)
+    """Acc + a b^T over both parts of the head dimension of `rows`; batches of matrices too."""
+    acc = tl.dot(a_0, tl.trans(b_0), acc, input_precision=x.precision)
     if rows.d1 > 0:
-        acc = tl.dot(a_1, b_1.T, acc, input_precision=x.precision)
+        acc = tl.dot(a_1, tl.trans(b_1), acc, input_precision=x.precision)
     return acc
 
 
