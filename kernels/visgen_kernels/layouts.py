@@ -61,6 +61,13 @@ class Sequence:
         """Do the tokens of (sequences, length) come in the order of (b, *grid)?"""
         return True
 
+    def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
+        """Tokens from one row of a sequence to the next, and sequences in a row of equal spacing.
+
+        Of a contiguous (b, *grid) with so many sequences; one of them where there is no spacing.
+        """
+        return 1, sequences
+
     def encode(self) -> list[int]:
         """The layout as integers, for the operator's schema."""
         return [0]
@@ -104,6 +111,10 @@ class Axis:
 
     def keeps_order(self, axes: int) -> bool:
         return self.dim == axes
+
+    def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
+        between = prod(grid[self.dim :])
+        return between, sequences if self.dim == len(grid) else between
 
     def encode(self) -> list[int]:
         return [1, self.dim]
@@ -161,6 +172,9 @@ class Windows:
 
     def keeps_order(self, axes: int) -> bool:
         return False
+
+    def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
+        return 1, 1
 
     def encode(self) -> list[int]:
         return [2, self.rows, self.cols]

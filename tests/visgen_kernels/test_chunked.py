@@ -160,6 +160,18 @@ def test_chunked_equals_the_definition_in_both_derivatives(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("scores", [64 * 1024, 300])
+def test_heads_taken_apart_equal_the_definition_in_both_derivatives(
+    case: Case, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problem, "_HEAD_PRODUCT", 0)
+    monkeypatch.setattr(problem, "_HEAD_SCORES", scores)
+    expected, got = case.run("reference"), case.run("chunked")
+    for theirs, ours in zip(expected, got, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize(("scores", "inputs"), [(512 * 1024, 4 * 1024 * 1024), (400, 100)])
 def test_fused_kernel_equals_the_definition_in_both_derivatives(
     case: Case, scores: int, inputs: int, monkeypatch: pytest.MonkeyPatch
@@ -172,7 +184,7 @@ def test_fused_kernel_equals_the_definition_in_both_derivatives(
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
     monkeypatch.setattr(fused_cpu, "CHUNK_SCORES", scores)
     monkeypatch.setattr(fused_cpu, "_COPIED_INPUTS", inputs)
-    monkeypatch.setattr(fused_cpu, "LEAST_SCORES", 0)
+    monkeypatch.setattr(fused_cpu, "LEAST_COPIED_SCORES", 0)
     monkeypatch.setattr(entry, "keeps_weights", lambda *_: False)
     got = case.run("chunked")
     for theirs, ours in zip(expected, got, strict=True):

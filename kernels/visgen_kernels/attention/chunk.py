@@ -1,18 +1,20 @@
 """Pieces of a call: blocks of sequences, chunks of their scores, and how to read and write them.
 
-A block is one sequence with all its heads, or as many short sequences as are worth one matrix
-product. Its tensors are (items, n, d), items = sequences times heads: a view where one sequence's
-strides allow it, else a copy in memory that is reused from block to block. So no layout needs more
-memory than a block, whatever axes its tokens are spread over.
+A block is one sequence with all its heads, or one head of many sequences, or all heads of some
+short sequences. Its tensors are (items, n, d), one item per sequence and head: in the first two
+cases a view where strides allow it, else a copy in memory that is reused from block to block. So no
+layout needs more memory than a block, whatever axes its tokens are spread over.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import ceil, prod
+from math import ceil
 
+import torch
 from torch import Tensor
 
 from visgen_kernels.layouts import Layout
@@ -26,10 +28,20 @@ class Block:
     index: tuple[int | slice, ...]
     start: int
     stop: int
+    head: int | None = None  # the only one; None: all of them
     count: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.count = self.stop - self.start
+
+    def heads(self, of: int) -> slice:
+        """The block's heads, of so many."""
+        return slice(0, of) if self.head is None else slice(self.head, self.head + 1)
+
+    def part(self, x: Tensor) -> Tensor:
+        """Of a tensor (sequences, heads, ...) the block's items (items, ...)."""
+        x = x[self.start : self.stop]
+        return x.flatten(0, 1) if self.head is None else x[:, self.head]
 
 
 @dataclass(slots=True, eq=False)
@@ -72,107 +84,176 @@ def blocks(axes: Sequence[int], most: int) -> list[Block]:
     return found
 
 
+# Memory for arrays of a chunk's size that every thread keeps from call to call: fresh pages would
+# cost a short call as much as its arithmetic. Only what was touched once is resident.
+ARENA_BYTES = 16 * 1024 * 1024
+_ALIGNMENT = 64  # bytes
+_threads = threading.local()
+
+
+def _arena(dtype: torch.dtype) -> Tensor:
+    """The thread's arena as one axis of numbers."""
+    arenas = _threads.__dict__
+    name = str(dtype)
+    if name not in arenas:
+        if "bytes" not in arenas:
+            arenas["bytes"] = torch.empty(ARENA_BYTES, dtype=torch.uint8)
+        arenas[name] = arenas["bytes"].view(dtype)
+    return arenas[name]
+
+
 class Scratch:
-    """Named memory that is reused from chunk to chunk."""
+    """Named memory that is reused from chunk to chunk; one call of an operator has one of it.
+
+    On a CPU it lies in the thread's arena as far as that reaches, so no result may live in it.
+    """
 
     def __init__(self, like: Tensor) -> None:
         self.like = like
-        self.memory: dict[str, Tensor] = {}
+        self.memory: dict[str, tuple[Tensor, int, int]] = {}  # where, offset, numbers
         self.views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self.step = _ALIGNMENT // like.element_size()
+        self.used, self.limit = 0, 0
+        if like.device.type == "cpu":
+            self.arena = _arena(like.dtype)
+            self.limit = self.arena.shape[0]
 
     def array(self, name: str, *shape: int) -> Tensor:
         """An uninitialised array; the same name gives the same memory."""
         view = self.views.get((name, shape))
         if view is None:
-            memory, count = self.memory.get(name), prod(shape)
-            if memory is None or memory.numel() < count:
-                view = self.like.new_empty(shape)
-                self.memory[name] = view.view(-1)
-            else:
-                view = memory[:count].view(shape)
+            count, strides = 1, []
+            for size in reversed(shape):
+                strides.append(count)
+                count *= size
+            memory = self.memory.get(name)
+            if memory is None or memory[2] < count:
+                memory = self.memory[name] = self._new(count)
+            view = memory[0].as_strided(shape, strides[::-1], memory[1])
             self.views[name, shape] = view
         return view
+
+    def _new(self, count: int) -> tuple[Tensor, int, int]:
+        start = self.used
+        if start + count > self.limit:
+            return self.like.new_empty(count), 0, count
+        self.used += -(-count // self.step) * self.step
+        return self.arena, start, count
 
     def scores(self, name: str, chunk: Chunk) -> Tensor:
         """An uninitialised (items, rows, keys) array."""
         return self.array(name, chunk.count, *chunk.shape[2:])
 
 
+class Form:
+    """How a layout arranges tensors with so many grid axes."""
+
+    def __init__(self, layout: Layout, axes: int) -> None:
+        self.layout, self.axes = layout, axes
+        self.length_axes = layout.length_axes
+        added = 2 if self.length_axes == 2 else 0  # windows cut two axes in two
+        self.sequences = 1 + axes + added - self.length_axes  # axes that sequences are counted over
+
+
 class Tokens:
     """A tensor (b, *grid, h, ...) by blocks of sequences, (items, n, ...)."""
 
-    def __init__(self, x: Tensor, layout: Layout, axes: int, scratch: Scratch, name: str) -> None:
-        """axes: of the grid. scratch, name: memory for blocks that are no view."""
-        unfolded = layout.unfold(x, axes)
-        sequences = 1 + axes + (unfolded.ndim - x.ndim) - layout.length_axes
-        view = unfolded.movedim(sequences + layout.length_axes, sequences)
-        self.one_axis = True
-        if layout.length_axes == 2:
-            outer, inner = sequences + 1, sequences + 2
-            self.one_axis = view.stride(outer) == view.shape[inner] * view.stride(inner)
-            if self.one_axis:
-                view = view.flatten(outer, inner)
+    def __init__(self, x: Tensor, form: Form, scratch: Scratch, name: str) -> None:
+        """scratch, name: memory for blocks that are no view."""
+        view, at, length_axes = form.layout.unfold(x, form.axes), form.sequences, form.length_axes
+        if length_axes == 1:
+            view = view.transpose(at, at + 1)
+        else:
+            view = view.movedim(at + 2, at)
+            if _one_step(view, at + 1):
+                view, length_axes = view.flatten(at + 1, at + 2), 1
+        sizes = tuple(view.shape)
         self.view = view  # (axes of the sequences, h, one or two axes of the length, ...)
-        self.items, self.n = (
-            x.shape[axes + 1],
-            prod(unfolded.shape[sequences:][: layout.length_axes]),
-        )
-        self.rest = tuple(x.shape[axes + 2 :])
+        self.length_axes = length_axes
+        self.sequence_axes, self.heads = sizes[:at], sizes[at]
+        self.n = sizes[at + 1] if length_axes == 1 else sizes[at + 1] * sizes[at + 2]
+        self.rest = sizes[at + 1 + length_axes :]
         self.scratch, self.name = scratch, name
         # Matrix products want rows without gaps; new memory has the dtype of the scratch.
         dense = not self.rest or self.rest[-1] <= 1 or x.stride(-1) == 1
-        self.direct = self.one_axis and dense and x.dtype == scratch.like.dtype
+        self.direct = length_axes == 1 and dense and x.dtype == scratch.like.dtype
+        self._runs: list[Tensor] | None = None
+        self._by_head: dict[int, tuple[Tensor, ...]] = {}
 
     @property
-    def sequence_axes(self) -> tuple[int, ...]:
-        """Sizes of the axes that sequences are counted over."""
-        return tuple(self.view.shape[: self.view.ndim - 1 - len(self.rest) - self._length_axes])
+    def runs(self) -> list[Tensor]:
+        """All sequences in order, as few views (sequences, h, n, ...) as strides allow.
 
-    @property
-    def _length_axes(self) -> int:
-        return 1 if self.one_axis else 2
+        Each has equally many sequences; there is none where tokens have to be copied anyway.
+        """
+        if self._runs is None:
+            self._runs = self._find_runs() if self.direct else []
+        return self._runs
+
+    def _find_runs(self) -> list[Tensor]:
+        view, axes = self.view, len(self.sequence_axes)
+        while axes > 1 and _one_step(view, axes - 2):
+            view, axes = view.flatten(axes - 2, axes - 1), axes - 1
+        parts = [view]
+        for _ in range(axes - 1):
+            parts = [inner for outer in parts for inner in outer.unbind(0)]
+        return parts
 
     @property
     def run(self) -> int:
-        """How many sequences in order one stride reaches; 0 if they have to be copied anyway."""
-        if not self.direct:
-            return 0
-        axes = len(self.sequence_axes)
-        run = self.view.shape[axes - 1]
-        for axis in range(axes - 2, -1, -1):
-            step = self.view.shape[axis + 1] * self.view.stride(axis + 1)
-            if self.view.shape[axis] > 1 and self.view.stride(axis) != step:
-                break
-            run *= self.view.shape[axis]
-        return run
+        """How many sequences in order one view reaches; 0 if they have to be copied anyway."""
+        return self.runs[0].shape[0] if self.runs else 0
 
     def load(self, block: Block) -> Tensor:
         """The block's tokens (items, n, ...), to be read."""
-        part = self.view[block.index]
-        if self.direct and block.count == 1:
-            return part
-        memory = self.scratch.array(self.name, block.count * self.items, self.n, *self.rest)
-        memory.view(part.shape).copy_(part)
-        return memory
+        seen = self._seen(block)
+        return self._copy(block) if seen is None else seen
 
     def several(self, block: Block) -> Tensor:
         """The block's tokens (sequences, h, n, ...); a view wherever the strides allow it."""
+        if self.runs:
+            lead, start = divmod(block.start, self.run)
+            if start + block.count <= self.run:
+                return self.runs[lead][start : start + block.count]
+        return self._copy(block).unflatten(0, (block.count, self.heads))
+
+    def _seen(self, block: Block) -> Tensor | None:
+        """(items, n, ...) as a view, None if there is none."""
+        if not self.direct or (block.head is None and block.count > 1):
+            return None
+        runs = self.runs
+        run = runs[0].shape[0]
+        lead, start = divmod(block.start, run)
+        if block.head is None:
+            return runs[lead][start]
+        if start + block.count > run:
+            return None
+        heads = self._by_head.get(lead)
+        if heads is None:
+            heads = self._by_head[lead] = runs[lead].unbind(1)
+        part = heads[block.head]
+        return part if block.count == run else part[start : start + block.count]
+
+    def _pick(self, block: Block) -> Tensor:
+        """(axes of the block's sequences, h, axes of the length, ...); one head has no axis."""
         part = self.view[block.index]
-        axes = part.ndim - 1 - len(self.rest) - self._length_axes  # of the sequences
-        if self.direct and axes <= 1:
-            return part if axes else part[None]
-        if self.direct and _mergeable(part, axes):
-            return part.flatten(0, axes - 1)
-        memory = self.scratch.array(self.name, block.count * self.items, self.n, *self.rest)
+        if block.head is None:
+            return part
+        return part.select(part.ndim - 1 - len(self.rest) - self.length_axes, block.head)
+
+    def _memory(self, block: Block) -> Tensor:
+        items = block.count * (self.heads if block.head is None else 1)
+        return self.scratch.array(self.name, items, self.n, *self.rest)
+
+    def _copy(self, block: Block) -> Tensor:
+        part, memory = self._pick(block), self._memory(block)
         memory.view(part.shape).copy_(part)
-        return memory.unflatten(0, (block.count, self.items))
+        return memory
 
 
-def _mergeable(x: Tensor, axes: int) -> bool:
-    return all(
-        x.shape[axis] == 1 or x.stride(axis) == x.shape[axis + 1] * x.stride(axis + 1)
-        for axis in range(axes - 1)
-    )
+def _one_step(x: Tensor, axis: int) -> bool:
+    """Do an axis and the next one make up one axis, without a copy?"""
+    return x.shape[axis] == 1 or x.stride(axis) == x.shape[axis + 1] * x.stride(axis + 1)
 
 
 class Target(Tokens):
@@ -180,20 +261,16 @@ class Target(Tokens):
 
     def open(self, block: Block, *, zero: bool = False) -> None:
         """Start a block; zero where not every row will be written."""
-        self.destination = self.view[block.index]
-        self.staged = not (self.direct and block.count == 1)
-        if self.staged:
-            shape = (block.count * self.items, self.n, *self.rest)
-            self.part = self.scratch.array(self.name, *shape)
-        else:
-            self.part = self.destination
+        seen = self._seen(block)
+        self.destination = None if seen is not None else self._pick(block)
+        self.part = self._memory(block) if seen is None else seen
         if zero:
             self.part.zero_()
 
     def room(self, chunk: Chunk, index: Index) -> Tensor:
         """Contiguous memory for the chunk's rows or keys `index`, to be filled and then `put`."""
         shape = (chunk.count, length(index), *self.rest)
-        if self.staged and shape == self.part.shape:
+        if self.destination is not None and shape == self.part.shape:
             return self.part
         return self.scratch.array(f"{self.name} room", *shape)
 
@@ -201,7 +278,7 @@ class Target(Tokens):
         """Write value (chunk's items, length of index, ...)."""
         if value is self.part:
             return
-        part = self.part if chunk.count == len(self.part) else self.part[chunk.items]
+        part = self.part if chunk.count == self.part.shape[0] else self.part[chunk.items]
         if isinstance(index, slice):
             select(part, index, 1).copy_(value)
         else:
@@ -209,33 +286,29 @@ class Target(Tokens):
 
     def close(self) -> None:
         """End the block."""
-        if self.staged:
+        if self.destination is not None:
             self.destination.copy_(self.part.view(self.destination.shape))
 
     def start(self, block: Block, *, zero: bool = False) -> None:
         """Like `open`, for rows of several sequences (sequences, h, rows, ...) at a time."""
-        self.destination, self.block = self.view[block.index], block
-        # Some rows of a window are no slice of the map.
-        self.staged, self.written = not self.one_axis, False
-        if zero and self.one_axis:
-            self.destination.zero_()
-        elif zero:
-            self._stage().zero_()
-
-    def _stage(self) -> Tensor:
-        shape = (self.block.count, self.items, self.n, *self.rest)
-        self.written = True
-        return self.scratch.array(self.name, *shape)
+        self.place, self.block = self.view[block.index], block
+        self.staged = None  # some rows of a window are no slice of the map
+        if zero:
+            self.place.zero_()
 
     def write(self, index: Index, value: Tensor) -> None:
         """Write rows or keys of all sequences of the block."""
         if value.shape[2] == self.n and isinstance(index, slice):
-            self.destination.copy_(value.reshape(self.destination.shape))
-            self.written = False
+            self.place.copy_(value.reshape(self.place.shape))
             return
-        axis = 2 if self.staged else self.destination.ndim - 1 - len(self.rest)
-        part = self._stage() if self.staged else self.destination
-        value = value if self.staged else value.reshape(*part.shape[:axis], -1, *self.rest)
+        if self.length_axes == 1:
+            axis = self.place.ndim - 1 - len(self.rest)
+            part, value = self.place, value.reshape(*self.place.shape[:axis], -1, *self.rest)
+        else:
+            if self.staged is None:
+                self.staged = self._memory(self.block).unflatten(0, (self.block.count, self.heads))
+                self.staged.copy_(self.place.reshape(self.staged.shape))
+            part, axis = self.staged, 2
         if isinstance(index, slice):
             select(part, index, axis).copy_(value)
         else:
@@ -243,8 +316,8 @@ class Target(Tokens):
 
     def finish(self) -> None:
         """End the block."""
-        if self.written:
-            self.destination.copy_(self._stage().view(self.destination.shape))
+        if self.staged is not None:
+            self.place.copy_(self.staged.view(self.place.shape))
 
 
 def length(index: Index) -> int:

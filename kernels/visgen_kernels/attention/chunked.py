@@ -20,7 +20,7 @@ from torch import Tensor
 from visgen_kernels.attention import fused_cpu
 from visgen_kernels.attention.chunk import Chunk
 from visgen_kernels.attention.gradients import InputGradients, Needs
-from visgen_kernels.attention.problem import Call, Loaded, Problem, part
+from visgen_kernels.attention.problem import Call, Loaded, Problem, all_finite, part
 
 
 def forward(
@@ -31,8 +31,21 @@ def forward(
     The weights (sequences, heads, n_q, n_k) come before dropout. lse and weights are empty unless
     asked for.
     """
-    problem = Problem(call, q, k, v, buffers=1, kept=q.new_empty(0))
-    if not keep and not (with_lse and problem.empty_rows) and _fused(problem):
+    none = q.new_empty(0)
+    problem = Problem(call, q, k, v, buffers=1, kept=none, trusting=True)
+    results = _forward(problem, q, k, v, with_lse=with_lse, keep=keep)
+    if problem.guarded and not all_finite(results[0]):
+        # What is hidden may have leaked, as 0 * NaN. That always shows: only then is it looked for.
+        problem = Problem(call, q, k, v, buffers=1, kept=none)
+        if not problem.finite:
+            return _forward(problem, q, k, v, with_lse=with_lse, keep=keep)
+    return results
+
+
+def _forward(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not keep and not (with_lse and problem.empty_rows) and fused_cpu.takes(problem):
         out, lse = fused_cpu.forward(problem, q, k, v, with_lse=with_lse)
         return out, lse, problem.like.new_empty(0)
     out = q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -44,11 +57,11 @@ def forward(
     lses = problem.target(lse, "lse") if with_lse else None
     for block in problem.blocks():
         loaded = problem.load(block)
-        outs.open(block, zero=problem.empty_rows)
+        outs.open(block, zero=problem.bare_rows)
         if lses is not None:
             lses.open(block)
             lses.part.fill_(-torch.inf)
-        weights = kept[block.start : block.stop].flatten(0, 1) if keep else None
+        weights = problem.kept_part(kept, block) if keep else None
         for chunk in problem.chunks(block):
             if weights is None:
                 memory = problem.scratch.scores("weights", chunk)
@@ -70,15 +83,6 @@ def forward(
     return out, lse, kept
 
 
-def _fused(problem: Problem) -> bool:
-    """Does torch's fused kernel compute the call (see `fused_cpu`)?"""
-    if problem.empty or not problem.finite:
-        return False
-    device, dropout = problem.like.device, problem.call.dropout
-    d, d_v = problem.q.rest[0], problem.v.rest[0]
-    return fused_cpu.fits(device, problem.n_q, problem.n_k, d, d_v, dropout)
-
-
 def backward(
     call: Call,
     grad: Tensor,
@@ -98,7 +102,12 @@ def backward(
     """
     problem = Problem(call, q, k, v, buffers=2, kept=kept)
     biased = needs.table or needs.key_bias
-    if lse.numel() and kept.ndim != 4 and not (biased or problem.empty_rows) and _fused(problem):
+    if (
+        lse.numel()
+        and kept.ndim != 4
+        and not (biased or problem.empty_rows)
+        and fused_cpu.takes(problem)
+    ):
         return fused_cpu.backward(problem, grad, out, lse, q, k, v, needs=needs, packed=packed)
     grads = problem.tokens(grad, "g")
     results = InputGradients(problem, needs, packed, (q, k, v))

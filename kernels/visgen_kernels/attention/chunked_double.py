@@ -73,7 +73,7 @@ class _Cotangents:
         g, shift = self.g.load(block), None
         delta = (g * self.out.load(block)).sum(-1, keepdim=True)
         if self.shift is not None:
-            shift = self.shift[block.start : block.stop].flatten(0, 1)
+            shift = block.part(self.shift)
         q, k, v = (None if x is None else x.load(block) for x in (self.q, self.k, self.v))
         return _Given(g, delta, q, k, v, self.table, shift)
 
@@ -108,7 +108,7 @@ def double_backward(
         loaded, here = problem.load(block), given.load(block)
         results.open(block)
         if grad_grads is not None:
-            grad_grads.open(block, zero=problem.empty_rows)
+            grad_grads.open(block, zero=problem.bare_rows)
         for chunk in problem.chunks(block):
             _add_chunk(problem, loaded, here, chunk, results, grad_grads)
         results.close()
@@ -175,10 +175,12 @@ def _add_scores(
     needs, scale = results.needs, problem.call.scale
     if needs.q:
         out = results.q.room(chunk, chunk.rows)
-        problem.weighted_sum(gs, part(loaded.k, chunk, chunk.keys), loaded, chunk, out)
+        k = part(loaded.k, chunk, chunk.keys)
+        problem.weighted_sum(gs, k, loaded, chunk, out, scale)
         if given.k is not None:
-            torch.baddbmm(out, ds, part(given.k, chunk, chunk.keys), out=out)
-        results.q.put(chunk, chunk.rows, out.mul_(scale))
+            w = part(given.k, chunk, chunk.keys)
+            torch.baddbmm(out, ds, w, alpha=scale, out=out)
+        results.q.put(chunk, chunk.rows, out)
     if needs.k:
         pairs = [(gs, part(loaded.q, chunk, chunk.rows))]
         if given.q is not None:
@@ -205,6 +207,6 @@ def _score_cotangent(problem: Problem, loaded: Loaded, given: _Given, chunk: Chu
     if not beta:
         m.zero_()
     if given.shift is not None:
-        shift = given.shift if chunk.count == len(given.shift) else given.shift[chunk.items]
+        shift = given.shift if chunk.count == given.shift.shape[0] else given.shift[chunk.items]
         m.add_(select(shift, chunk.keys, 2))
     return m

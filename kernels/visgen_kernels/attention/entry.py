@@ -288,8 +288,7 @@ def _keeps(
     biases = (None if bias is None else bias.table, key_bias)
     if any(x is not None and x.requires_grad for x in biases):
         return False, False
-    n_q, n_k = layout.length(q_shape[1:-2]), layout.length(k_shape[1:-2])
-    return False, fused_cpu.fits(q.device, n_q, n_k, q_shape[-1], d_v, dropout)
+    return False, fused_cpu.fits(q.device, q_shape[-1], d_v, dropout)
 
 
 def _check_tensors(q: Tensor, k: Tensor | None, v: Tensor | None) -> None:

@@ -19,8 +19,8 @@ from visgen_kernels.attention.problem import CHUNK_SCORES, Problem
 from visgen_kernels.masks import Causal, Full
 from visgen_kernels.tiles import Index, Tile
 
-# From so many scores a head on, the fused kernel is faster than two batched products and a softmax.
-LEAST_SCORES = 64 * 64
+# Where tokens have to be copied anyway, shorter sequences are faster as batched products.
+LEAST_COPIED_SCORES = 32 * 32
 # Numbers of q, k and v that are handed to the kernel at a time where they have to be copied, or its
 # results have to: 16 MB of float32.
 _COPIED_INPUTS = 4 * 1024 * 1024
@@ -29,9 +29,19 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def fits(device: torch.device, n_q: int, n_k: int, d: int, d_v: int, dropout: float) -> bool:
-    """Can the fused kernel compute such a call, and faster than chunks do?"""
-    return device.type == "cpu" and not dropout and d == d_v and n_q * n_k >= LEAST_SCORES
+def fits(device: torch.device, d: int, d_v: int, dropout: float) -> bool:
+    """Can the fused kernel compute such a call?"""
+    return device.type == "cpu" and not dropout and d == d_v
+
+
+def takes(problem: Problem) -> bool:
+    """Is the fused kernel right for a call, and faster than chunks?"""
+    if problem.empty or not problem.finite:
+        return False
+    if not fits(problem.like.device, problem.d, problem.d_v, problem.call.dropout):
+        return False
+    views = all(x.run for x in (problem.q, problem.k, problem.v))
+    return views or problem.n_q * problem.n_k >= LEAST_COPIED_SCORES
 
 
 class _Fused:
@@ -101,7 +111,7 @@ def forward(
     lses = problem.target(lse, "lse") if with_lse else None
     for block in found:
         qs, ks, vs = (x.several(block) for x in tokens)
-        outs.start(block, zero=problem.empty_rows)
+        outs.start(block, zero=problem.bare_rows)
         if lses is not None:
             lses.start(block)
         for tile in fused.tiles:

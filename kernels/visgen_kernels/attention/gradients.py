@@ -60,9 +60,10 @@ class KeySums:
             return
         if self.sums is None:
             shape = (self.d, problem.n_k) if self.transposed else (problem.n_k, self.d)
-            items = self.block.count * problem.heads
+            heads = self.block.heads(problem.heads)
+            items = self.block.count * (heads.stop - heads.start)
             self.sums = problem.scratch.array(f"{self.target.name} sums", items, *shape).zero_()
-        sums = self.sums if chunk.count == len(self.sums) else self.sums[chunk.items]
+        sums = self.sums if chunk.count == self.sums.shape[0] else self.sums[chunk.items]
         if isinstance(chunk.keys, slice):  # a run of keys has the strides of a matrix
             place = select(sums, chunk.keys, 2 if self.transposed else 1)
             for weights, x in pairs:
@@ -115,7 +116,8 @@ class BiasSums:
     def add(self, block: Block, chunk: Chunk, ds: Tensor) -> None:
         """Add the gradient of a chunk's scores (items, rows, keys)."""
         if self.shift is not None:
-            shift = self.shift[block.start : block.stop].flatten(0, 1)[chunk.items]
+            shift = block.part(self.shift)
+            shift = shift if chunk.count == shift.shape[0] else shift[chunk.items]
             if isinstance(chunk.keys, slice):
                 select(shift, chunk.keys, 1).add_(ds.sum(dim=1))
             else:
@@ -137,7 +139,7 @@ class BiasSums:
         if chunk.shape[0] == 1:
             self.square[chunk.heads].add_(ds)
         else:
-            self.square.add_(ds.view(chunk.shape).sum(dim=0))
+            self.square[chunk.heads].add_(ds.view(chunk.shape).sum(dim=0))
 
     def table(self) -> Tensor | None:
         """The table's gradient ((2h-1)(2w-1), heads)."""
@@ -173,13 +175,7 @@ class InputGradients:
             for memory in self.memory:
                 memory.zero_()
         targets = [
-            Target(
-                x if x.numel() or problem.empty else like,
-                problem.call.layout,
-                problem.axes,
-                problem.scratch,
-                name,
-            )
+            problem.target(x if x.numel() or problem.empty else like, name)
             for x, like, name in zip(parts, tensors, ("dq", "dk", "dv"), strict=True)
         ]
         self.q = targets[0]
@@ -189,7 +185,7 @@ class InputGradients:
     def open(self, block: Block) -> None:
         """Start a block of sequences."""
         if self.needs.q:
-            self.q.open(block, zero=self.problem.empty_rows)
+            self.q.open(block, zero=self.problem.bare_rows)
         if self.needs.k:
             self.k.open(block)
         if self.needs.v:
@@ -207,8 +203,8 @@ class InputGradients:
     def put_q(self, loaded: Loaded, chunk: Chunk, ds: Tensor, k: Tensor, scale: float) -> None:
         """Gradient rows scale * dS K of the chunk's queries."""
         room = self.q.room(chunk, chunk.rows)
-        self.problem.weighted_sum(ds, k, loaded, chunk, room)
-        self.q.put(chunk, chunk.rows, room.mul_(scale))
+        self.problem.weighted_sum(ds, k, loaded, chunk, room, scale)
+        self.q.put(chunk, chunk.rows, room)
 
     def finish(self) -> list[Tensor]:
         """The needed gradients in the user's layout: q (or packed), k, v, table, key bias."""

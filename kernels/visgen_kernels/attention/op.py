@@ -77,8 +77,8 @@ def _attention_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     dtype = _compute_dtype(q)
     with_lse = inputs[14] or inputs[16] == "triton"  # whose backward passes read it
     lse = q.new_empty(out.shape[:-1] if with_lse else (0,), dtype=dtype)
-    scores = Geometry(layouts.decode(inputs[9]), shape, k_shape).scores if inputs[15] else (0,)
-    return out, lse, q.new_empty(scores, dtype=dtype)
+    sizes = Geometry(layouts.decode(inputs[9]), shape, k_shape, out.shape[-1])
+    return out, lse, q.new_empty(sizes.scores if inputs[15] else (0,), dtype=dtype)
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor
 from visgen_kernels.attention.chunk import (
     Block,
     Chunk,
+    Form,
     Scratch,
     Target,
     Tokens,
@@ -34,6 +35,11 @@ CHUNK_SCORES = 512 * 1024
 # Numbers of q, k and v in a block of several sequences. Longer sequences come one by one: their
 # products are long enough to hide what a chunk costs around them.
 _BLOCK_INPUTS = 512 * 1024
+# One head of many sequences, as a view, is worth it if a product of it has so many multiplications,
+# and if rows are so close (in numbers) that reading them one by one does not cost a page each.
+_HEAD_PRODUCT = 1024 * 1024
+_HEAD_SCORES = 128 * 1024
+_NEAR_ROWS = 8 * 1024
 _KEPT_PER_INPUT = 2
 
 
@@ -55,16 +61,36 @@ class Call:
 class Geometry:
     """Sizes of a call."""
 
-    def __init__(self, layout: Layout, q: Sequence[int], k: Sequence[int]) -> None:
+    def __init__(self, layout: Layout, q: Sequence[int], k: Sequence[int], d_v: int) -> None:
         """q, k: shapes (b, *grid, h, d)."""
-        self.heads = q[-2]
+        self.heads, self.d, self.d_v = q[-2], q[-1], d_v
         self.sequences = q[0] * layout.sequences(q[1:-2])
         self.n_q, self.n_k = layout.length(q[1:-2]), layout.length(k[1:-2])
+        # Sequences that follow each other in memory, and how far apart (in tokens) rows are.
+        self.row, self.run = layout.spacing(q[1:-2], self.sequences)
 
     @property
     def scores(self) -> tuple[int, int, int, int]:
         """The shape of all scores."""
         return self.sequences, self.heads, self.n_q, self.n_k
+
+    def together(self, budget: int) -> int:
+        """Sequences whose heads are all copied into one block; 0 if one is a block already."""
+        inputs = self.n_q * self.d + self.n_k * (self.d + self.d_v)
+        scores = self.n_q * self.n_k
+        return min(budget // (self.heads * scores), _BLOCK_INPUTS // (self.heads * inputs))
+
+    def heads_apart(self) -> int:
+        """Sequences of which one head is a block, without copies; 0 if heads stay together.
+
+        Depends on shapes alone, so that all passes over a call have the same blocks.
+        """
+        square = self.n_q * self.n_k
+        if not square or self.together(CHUNK_SCORES) <= 1:
+            return 0
+        sequences = min(self.run, max(1, _HEAD_SCORES // square))
+        near = self.row * self.heads * self.d <= _NEAR_ROWS
+        return sequences if near and sequences * square * self.d >= _HEAD_PRODUCT else 0
 
 
 def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int], d_v: int) -> bool:
@@ -75,7 +101,7 @@ def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int]
     and short sequences are spared a quarter of the backward's products and its exponentials. A mask
     that is walked in several tiles has no square of weights to keep.
     """
-    sizes = Geometry(layout, q, k)
+    sizes = Geometry(layout, q, k, d_v)
     square = sizes.n_q * sizes.n_k
     batch = sizes.sequences * sizes.heads
     inputs = batch * (sizes.n_q * q[-1] + sizes.n_k * (q[-1] + d_v))
@@ -98,36 +124,48 @@ class Loaded:
 
 def part(x: Tensor, chunk: Chunk, index: Index) -> Tensor:
     """Rows or keys `index` of a block's tensor (items, n, ...), for the chunk's items."""
-    return select(x if chunk.count == len(x) else x[chunk.items], index, 1)
+    return select(x if chunk.count == x.shape[0] else x[chunk.items], index, 1)
 
 
 class Problem(Geometry):
     """Tensors of a call by blocks, and the chunks that cover all scores.
 
     `kept` are the weights of the forward pass (sequences, heads, n_q, n_k), empty if they are
-    computed again.
+    computed again. Where blocks go head by head their memory is ordered (heads, sequences).
     """
 
     def __init__(
-        self, call: Call, q: Tensor, k: Tensor, v: Tensor, *, buffers: int, kept: Tensor
+        self,
+        call: Call,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        buffers: int,
+        kept: Tensor,
+        trusting: bool = False,
     ) -> None:
-        """buffers: how many arrays of a chunk's size are alive at a time."""
-        super().__init__(call.layout, q.shape, k.shape)
+        """buffers: how many arrays of a chunk's size are alive at a time.
+
+        trusting: hidden keys and values are taken for finite without a look at them.
+        """
+        super().__init__(call.layout, q.shape, k.shape, v.shape[-1])
         self.call = call
         self.axes = q.ndim - 3
         self.empty = 0 in self.scores
+        self.apart = self.heads_apart()
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         self.like = q.new_empty(0, dtype=self.dtype)  # dtype and device of everything new
         self.budget = CHUNK_SCORES // buffers
-        self.scratch = Scratch(self.like)
+        self.scratch, self.form = Scratch(self.like), Form(call.layout, self.axes)
         self.q, self.k, self.v = self.tokens(q, "q"), self.tokens(k, "k"), self.tokens(v, "v")
         self.kept = kept if kept.ndim == 4 else None
         self.shift, may_hide = self._key_shift(q.device)
         # Rows that see no key come out of the softmax as NaN and have to be cleared.
         self.empty_rows = may_hide or call.mask.leaves_empty_rows(self.n_q, self.n_k)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
-        guarded = may_hide or not isinstance(call.mask, Full)
-        self.finite = not guarded or _all_finite(k, v)
+        self.guarded = may_hide or not isinstance(call.mask, Full)
+        self.finite = trusting or not self.guarded or all_finite(k, v)
         self.expanded = None  # the bias is in the kept weights already
         if call.table is not None and call.size is not None and self.kept is None:
             self.expanded = expand_table(call.table, call.size, self.dtype)
@@ -145,6 +183,7 @@ class Problem(Geometry):
             # Weights are kept as whole squares; so few keys too many cost next to nothing.
             tiles = [Tile(tiles[0].rows, slice(0, self.n_k), whole=False)]
         self.tiles = tiles
+        self.bare_rows = any(not length(tile.keys) for tile in tiles)  # no chunk has them
         self._hidden_square = self._bias_square = None
 
     def _rows(self) -> int:
@@ -157,32 +196,42 @@ class Problem(Geometry):
 
     def tokens(self, x: Tensor, name: str) -> Tokens:
         """A tensor (b, *grid, h, ...) by blocks."""
-        return Tokens(x, self.call.layout, self.axes, self.scratch, name)
+        return Tokens(x, self.form, self.scratch, name)
 
     def target(self, x: Tensor, name: str) -> Target:
         """New memory (b, *grid, h, ...), written block by block."""
-        return Target(x, self.call.layout, self.axes, self.scratch, name)
+        return Target(x, self.form, self.scratch, name)
 
     def blocks(self) -> list[Block]:
         """All blocks of the call, in order."""
         if self.empty:
             return []
-        inputs = self.n_q * self.q.rest[0] + self.n_k * (self.q.rest[0] + self.v.rest[0])
-        most = min(
-            self.budget // (self.heads * self.n_q * self.n_k),
-            _BLOCK_INPUTS // (self.heads * inputs),
-        )
-        return blocks(self.q.sequence_axes, max(1, most))
+        axes = self.q.sequence_axes
+        if not self.apart:
+            return blocks(axes, max(1, self.together(self.budget)))
+        heads = range(self.heads)
+        return [
+            Block(cut.index, cut.start, cut.stop, head)
+            for cut in blocks(axes, self.apart)
+            for head in heads
+        ]
 
     def load(self, block: Block) -> Loaded:
         """The tensors of a block."""
         shift = kept = None
         if self.shift is not None:
-            shift = self.shift[block.start : block.stop].flatten(0, 1)
+            shift = block.part(self.shift)
         if self.kept is not None:
-            kept = self.kept[block.start : block.stop].flatten(0, 1)
+            kept = self.kept_part(self.kept, block)
         q, k, v = self.q.load(block), self.k.load(block), self.v.load(block)
         return Loaded(block, q, k, v, shift, kept)
+
+    def kept_part(self, kept: Tensor, block: Block) -> Tensor:
+        """A block's weights (items, n_q, n_k) in the memory of all; contiguous."""
+        if block.head is None:
+            return block.part(kept)
+        sequences, heads, n_q, n_k = self.scores
+        return kept.view(heads, sequences, n_q, n_k)[block.head, block.start : block.stop]
 
     def _key_shift(self, device: torch.device) -> tuple[Tensor | None, bool]:
         """What every query adds to the score of a key, (sequences, heads, 1, n_k); is any -inf?"""
@@ -191,7 +240,7 @@ class Problem(Geometry):
         if key_bias is not None:
             # (sequences, n, heads) -> (sequences, heads, n)
             shift = layout.split(key_bias.to(self.dtype), self.axes).transpose(1, 2).contiguous()
-            hides = not _all_finite(key_bias)
+            hides = not all_finite(key_bias)
         if lengths is not None:
             limit = lengths.to(device).repeat_interleave(self.sequences // max(1, len(lengths)))
             beyond = torch.arange(self.n_k, device=device) >= limit[:, None, None]
@@ -207,10 +256,11 @@ class Problem(Geometry):
             if not keys:  # nothing visible: the results are zero
                 continue
             hidden = None if tile.whole else self.hidden(tile, block)
-            if block.count > 1:
-                shape = (block.count, self.heads, rows, keys)
-                items = slice(0, block.count * self.heads)
-                yield Chunk(items, shape, tile.rows, tile.keys, hidden, slice(0, self.heads))
+            if block.count > 1 or block.head is not None:
+                heads = block.heads(self.heads)
+                shape = (block.count, heads.stop - heads.start, rows, keys)
+                items = slice(0, shape[0] * shape[1])
+                yield Chunk(items, shape, tile.rows, tile.keys, hidden, heads)
                 continue
             for heads in equal_parts(self.heads, max(1, self.budget // (rows * keys))):
                 shape = (1, heads.stop - heads.start, rows, keys)
@@ -245,7 +295,7 @@ class Problem(Geometry):
             square = tile_bias(expanded, size, chunk.rows, chunk.keys)
             if reused:
                 self._bias_square = square
-        out.view(chunk.shape).copy_(square)
+        out.view(chunk.shape).copy_(square[chunk.heads])
 
     def tile_bias(self, tile: Tile) -> Tensor | None:
         """The position bias of a tile, (heads, rows, keys)."""
@@ -299,7 +349,7 @@ class Problem(Geometry):
         """What a chunk's keys add to their scores, (items, 1, keys), or None."""
         if loaded.shift is None:
             return None
-        shift = loaded.shift if chunk.count == len(loaded.shift) else loaded.shift[chunk.items]
+        shift = loaded.shift if chunk.count == loaded.shift.shape[0] else loaded.shift[chunk.items]
         return select(shift, chunk.keys, 2)
 
     def hidden_scores(self, loaded: Loaded, chunk: Chunk) -> Tensor:
@@ -313,18 +363,24 @@ class Problem(Geometry):
         return hidden | chunk.hidden.expand(*chunk.shape[:2], -1, -1).flatten(0, 1)
 
     def weighted_sum(
-        self, weights: Tensor, values: Tensor, loaded: Loaded, chunk: Chunk, out: Tensor
+        self,
+        weights: Tensor,
+        values: Tensor,
+        loaded: Loaded,
+        chunk: Chunk,
+        out: Tensor,
+        scale: float = 1.0,
     ) -> Tensor:
-        """Weights (items, rows, keys) @ values (items, keys, d); hidden values do not count."""
+        """Scale * weights (items, rows, keys) @ values (items, keys, d), but for hidden values."""
         if self.finite:
-            return torch.bmm(weights, values, out=out)
+            return torch.baddbmm(out, weights, values, beta=0.0, alpha=scale, out=out)
         broken = ~values.isfinite().all(dim=-1).all(dim=0)
         torch.bmm(weights, values.masked_fill(broken[:, None], 0.0), out=out)
         hidden = self.hidden_scores(loaded, chunk).expand_as(weights)
         for j in broken.nonzero().flatten().tolist():
             term = weights[:, :, j, None] * values[:, None, j]
             out += term.masked_fill_(hidden[:, :, j, None], 0.0)
-        return out
+        return out.mul_(scale)
 
     def keep(self, loaded: Loaded, chunk: Chunk) -> Tensor | None:
         """Dropout factors (items, rows, keys) of a chunk, or None without dropout."""
@@ -332,11 +388,12 @@ class Problem(Geometry):
             return None
         if self.call.seed is None:
             raise ValueError("dropout > 0 wants a seed (an int64 tensor of one element).")
-        first = loaded.block.start * self.heads
-        device = self.like.device
+        device, block = self.like.device, loaded.block
+        sequences = torch.arange(block.start, block.stop, device=device)[:, None] * self.heads
+        heads = torch.arange(chunk.heads.start, chunk.heads.stop, device=device)
         return keep_factors(
             int(self.call.seed),
-            torch.arange(first + chunk.items.start, first + chunk.items.stop, device=device),
+            (sequences + heads).flatten(),
             positions(chunk.rows).to(device),
             positions(chunk.keys).to(device),
             self.call.dropout,
@@ -344,7 +401,8 @@ class Problem(Geometry):
         )
 
 
-def _all_finite(*tensors: Tensor) -> bool:
+def all_finite(*tensors: Tensor) -> bool:
+    """Is there no NaN and no infinity in any of them, nor a sum that overflows?"""
     return all(bool(x.sum(dtype=_sum_dtype(x)).isfinite()) for x in tensors)
 
 
