@@ -112,20 +112,22 @@ def _run(
     as_json: bool,
 ) -> int:
     from visgen_bench.kernels_static import text
-    from visgen_bench.kernels_static.record import write
+    from visgen_bench.kernels_static.record import recording
     from visgen_bench.kernels_static.request import Task
     from visgen_bench.kernels_static.sweep import sweep
     from visgen_bench.measure.environment import usable_cores
 
-    done = sweep(tasks, jobs=usable_cores() if jobs is None else jobs, seconds=seconds, say=_say)
-    written = write(root, done)
+    count = usable_cores() if jobs is None else jobs
+    with recording(root) as recorder:
+        done = sweep(tasks, jobs=count, seconds=seconds, say=_say, keep=recorder.add)
+        page = recorder.finish() if done.findings else None
     if as_json:
-        _print_json({"rows": written.rows, "report": str(written.page)})
+        _print_json({"rows": recorder.rows, "report": None if page is None else str(page)})
     else:
         own = [one for one in done.findings if not isinstance(one.task, Task)]
         lines = text.own_lines(own) if own else text.layer_lines(done.findings)
         typer.echo("\n".join(lines))
-        typer.echo(f"\nreport: {written.page}")
+        typer.echo(f"\nreport: {page}" if page else "\nno report was written")
     return _verdict(done)
 
 

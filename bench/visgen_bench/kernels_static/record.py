@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from visgen_bench.kernels_static.examine import Finding
 from visgen_bench.kernels_static.request import Task
 from visgen_bench.kernels_static.rows import Recorded, record, record_direction
-from visgen_bench.kernels_static.sweep import Sweep
 from visgen_bench.measure import environment
 from visgen_bench.provenance import kernel_hash
 from visgen_bench.recording import record_machine
@@ -22,43 +20,51 @@ from visgen_results.store import Store
 KIND = "kernel"
 
 
-@dataclass(frozen=True)
-class Written:
-    """The page, and the `metrics` rows of this run."""
+class Recorder:
+    """A result folder that takes findings as they come; the page is written at the end.
 
-    page: Path
-    rows: list[dict[str, Any]]
+    So a sweep that is stopped has lost nothing that was compiled.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._common = _common()
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, findings: Sequence[Finding]) -> None:
+        """Commit the rows of one task."""
+        for one in self._records(findings):
+            run_id = one.run["run_id"]
+            self._store.append("metrics", one.metrics, kind=KIND, run_id=run_id)
+            self._store.append("runs", [one.run], kind=KIND, run_id=run_id)
+            self.rows += one.metrics
+
+    def finish(self) -> Path:
+        """Write the page anew from all rows of the folder, and return its path."""
+        root = self._store.root
+        return kernels_report(root, root / "kernels.html")
+
+    def _records(self, findings: Sequence[Finding]) -> list[Recorded]:
+        found = [record(one, self._common) for one in findings]
+        task = findings[0].task if findings else None
+        if isinstance(task, Task):
+            whole = record_direction(task, findings, self._common)
+            found += [] if whole is None else [whole]
+        return found
 
 
-def write(root: Path, done: Sweep) -> Written:
-    """Commit the rows of a sweep to the folder and write its page anew from all rows there.
+@contextmanager
+def recording(root: Path) -> Iterator[Recorder]:
+    """A recorder that alone writes into the folder.
 
     Raises:
         OutputError: if the folder cannot be written to, or another process writes into it.
     """
     prepare_output(root)
-    store, rows = Store(root), []
+    store = Store(root)
     with only_writer(root):
-        for one in _records(done.findings):
-            run_id = one.run["run_id"]
-            store.append("metrics", one.metrics, kind=KIND, run_id=run_id)
-            store.append("runs", [one.run], kind=KIND, run_id=run_id)
-            rows += one.metrics
         record_machine(store, environment.machine_row(), KIND)
-        page = kernels_report(root, root / "kernels.html")
-    return Written(page, rows)
-
-
-def _records(findings: Sequence[Finding]) -> list[Recorded]:
-    common = _common()
-    found = []
-    for task, members in groupby(findings, key=lambda one: one.task):
-        own = list(members)
-        found += [record(one, common) for one in own]
-        if isinstance(task, Task):
-            whole = record_direction(task, own, common)
-            found += [] if whole is None else [whole]
-    return found
+        yield Recorder(store)
 
 
 def _common() -> dict[str, Any]:

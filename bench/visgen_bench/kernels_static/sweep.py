@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection
 
 from visgen_bench.kernels_static.examine import Finding, examine
 from visgen_bench.kernels_static.request import OwnTask, Task
@@ -19,6 +21,7 @@ _PRELOAD = ["visgen_bench.kernels_static.examine"]
 
 AnyTask = Task | OwnTask
 Say = Callable[[str], None]
+Keep = Callable[[Sequence[Finding]], None]
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,46 @@ class Sweep:
 
 
 def sweep(
-    tasks: Sequence[AnyTask], *, jobs: int, seconds: float | None = None, say: Say | None = None
+    tasks: Sequence[AnyTask],
+    *,
+    jobs: int,
+    seconds: float | None = None,
+    say: Say | None = None,
+    keep: Keep | None = None,
 ) -> Sweep:
     """Examine tasks in `jobs` processes (0, or very few tasks: in this one).
 
-    seconds: no task is begun after so long; those that run are waited for.
+    seconds: no task is begun after so long; those that run are waited for. say: takes a line of
+    progress a task; keep: takes its findings as soon as they are there.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    say = say or _silent
+    say, keep = say or _silent, keep or _silent
     if jobs == 0 or len(tasks) <= _IN_PROCESS:
-        return _here(tasks, end, say)
-    return _Workers(tasks, min(jobs, len(tasks)), end, say).run()
+        return _here(tasks, end, say, keep)
+    return _Workers(tasks, min(jobs, len(tasks)), end, say, keep).run()
 
 
 class WorkerFailed(RuntimeError):
     """Worker processes cannot be had; nothing that was compiled is to blame."""
 
 
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_end(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
 def _ready() -> None:
     """What a worker does first, to show that it lives."""
 
 
-def _silent(_: str) -> None:
+def _silent(_: object) -> None:
     pass
 
 
@@ -59,13 +80,14 @@ def _over(end: float | None) -> bool:
     return end is not None and time.monotonic() >= end
 
 
-def _here(tasks: Sequence[AnyTask], end: float | None, say: Say) -> Sweep:
+def _here(tasks: Sequence[AnyTask], end: float | None, say: Say, keep: Keep) -> Sweep:
     findings: list[Finding] = []
     for place, task in enumerate(tasks):
         if _over(end):
             return Sweep(findings, list(tasks[place:]))
         found = examine(task)
         findings += found
+        keep(found)
         _tell(place + 1, len(tasks), task, found, say)
     return Sweep(findings, [])
 
@@ -83,8 +105,10 @@ def _tell(number: int, total: int, task: AnyTask, found: Sequence[Finding], say:
 class _Workers:
     """One worker process for each thread, so that a dead one is known by its task."""
 
-    def __init__(self, tasks: Sequence[AnyTask], jobs: int, end: float | None, say: Say) -> None:
-        self.tasks, self.jobs, self.end, self.say = tasks, jobs, end, say
+    def __init__(
+        self, tasks: Sequence[AnyTask], jobs: int, end: float | None, say: Say, keep: Keep
+    ) -> None:
+        self.tasks, self.jobs, self.end, self.say, self.keep = tasks, jobs, end, say, keep
         self.waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(len(tasks)):
             self.waiting.put(place)
@@ -136,9 +160,10 @@ class _Workers:
                     return
                 with self.lock:
                     self.found[place] = found
+                    self.keep(found)
                     _tell(len(self.found), len(self.tasks), task, found, self.say)
         finally:
             pool.shutdown()
 
     def _pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=self.context)
+        return ProcessPoolExecutor(1, mp_context=self.context, initializer=_end_with_parent)

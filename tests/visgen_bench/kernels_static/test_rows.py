@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from visgen_bench.kernels_static.examine import Finding, examine
-from visgen_bench.kernels_static.record import write
+from visgen_bench.kernels_static.record import recording
 from visgen_bench.kernels_static.request import Task
 from visgen_bench.kernels_static.rows import Recorded, record, record_direction
-from visgen_bench.kernels_static.sweep import Sweep
 from visgen_bench.kernels_static.text import layer_lines, tile_text
 from visgen_kernels.roofline import attention_work, devices, floor
 from visgen_kernels.shapes import SHAPES
@@ -93,13 +92,17 @@ def test_a_kernel_that_does_not_compile_is_a_row_with_its_reason() -> None:
 
 
 def test_rows_are_written_read_and_replaced(finding: Finding, tmp_path: Path) -> None:
-    write(tmp_path, Sweep([finding], []))
-    written = write(tmp_path, Sweep([finding], []))
+    with recording(tmp_path) as recorder:
+        recorder.add([finding])
+        # What was added is there, whatever becomes of the rest.
+        assert len(read_results(tmp_path).runs) == 2
+        recorder.add([finding])
+        path = recorder.finish()
     assert Store(tmp_path).validate() == []
     results = read_results(tmp_path)
     # The newest run of a kernel counts: one of the kernel, one of the whole direction.
     assert sorted(run["model"] for run in results.runs) == ["attention", "attention_forward"]
-    page = written.page.read_text("utf-8")
+    page = path.read_text("utf-8")
     assert "W2 forward" in page
     assert "Nothing on this page was run" in page
 

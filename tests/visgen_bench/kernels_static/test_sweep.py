@@ -1,7 +1,13 @@
 """Several processes: a compiler that dies takes its own task with it."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from visgen_bench.kernels_static.request import OwnTask
@@ -42,3 +48,27 @@ def test_an_own_kernel_has_a_time_only_if_bytes_and_grid_are_known() -> None:
     assert unknown.predictions[0].seconds is None
     assert "was not given" in unknown.predictions[0].reason
     assert whole.predictions[0].seconds == pytest.approx(3 * 4.0 * 4096 * 1024 / (0.9 * 3.35e12))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom visgen_bench.kernels_static.request import OwnTask\n"
+        "from visgen_bench.kernels_static.sweep import sweep\n"
+        "if __name__ == '__main__':\n"
+        "    tasks = [OwnTask(sys.argv[1], 'sm_90')] * 9\n"
+        "    sweep(tasks, jobs=1, say=lambda line: print(line, flush=True))\n"
+    )
+    script = tmp_path / "swept.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), f"{FILE}:sleeps"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith("[1/9]")  # a worker is there, and at work
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert children
+        os.kill(parent.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(child.is_running() and child.status() != "zombie" for child in children):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.05)

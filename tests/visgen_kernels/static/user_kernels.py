@@ -2,6 +2,7 @@
 """Kernels as a user would bring them, for the tests of `static.signature`."""
 
 import os
+import time
 
 import torch
 import triton
@@ -62,3 +63,9 @@ number = 7
 def dies() -> None:
     """As a compiler does that meets a fault of its own."""
     os._exit(9)
+
+
+def sleeps() -> Launch:
+    """A kernel that takes a while to make."""
+    time.sleep(0.5)
+    return launch_of_add()
