@@ -292,7 +292,22 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ),
 }
 # Entries for which no tile was clean: the one above is the least bad, and this is what is wrong.
-UNCLEAN: dict[tuple[str, str, int, bool], str] = {}
+# Tried on sm_80: 128x64, 64x64, 128x32, 64x32, 32x64, 32x32 with 8, 4 and 2 warps; on sm_90 128x64,
+# 64x64, 128x32, 64x32, and for keys 16 and 32 queries too.
+UNCLEAN: dict[tuple[str, str, int, bool], str] = {
+    ("forward", "sm_80", 144, False): "spills",
+    ("forward", "sm_80", 256, True): "spills 48 bytes",
+    ("forward", "sm_80", 256, False): "spills 40 bytes",
+    ("queries", "sm_80", 144, True): "spills 56 bytes",
+    ("queries", "sm_80", 144, False): "spills",
+    ("queries", "sm_80", 256, True): "spills 8 bytes",
+    ("queries", "sm_80", 256, False): "spills 88 bytes",
+    ("queries", "sm_90", 256, False): "spills",
+    ("keys", "sm_80", 96, False): "spills",
+    ("keys", "sm_80", 144, False): "spills",
+    ("keys", "sm_80", 256, False): "spills",
+    ("keys", "sm_90", 256, False): "spills",
+}
 
 # float32 takes twice the registers and the shared memory, and its sums have no matrix units unless
 # TF32 is allowed (torch.set_float32_matmul_precision).
