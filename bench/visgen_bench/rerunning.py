@@ -43,7 +43,8 @@ def suite_of_row(row: dict[str, Any]) -> Suite:
     """
     spec = json.loads(row["config_json"] or "{}")
     if row["kind"] == "kernel":
-        again = f"visgen-bench kernels bench --shape {row['dataset']}"
+        command = "static" if row["device_type"] == "static" else "bench"
+        again = f"visgen-bench kernels {command} --shape {row['dataset'] or '...'}"
         raise UsageError(f"run {row['run_id']} is of one kernel; {again} measures it again")
     if spec.get("what") == SHARE:
         again = f"visgen-bench kernels share --model {row['model']} --phase {spec['phase']}"

@@ -103,6 +103,8 @@ def test_a_kernel_is_measured_again_by_its_own_command(tmp_path: Path) -> None:
     row, _ = find_row(written.runs[0]["run_id"], [tmp_path])
     with pytest.raises(UsageError, match="kernels bench --shape T1 measures it again"):
         suite_of_row(row)
+    with pytest.raises(UsageError, match="kernels static --shape T1 measures it again"):
+        suite_of_row({**row, "device_type": "static"})
 
 
 def test_the_report_shows_kernels_in_a_section_of_their_own(tmp_path: Path) -> None:
