@@ -1,5 +1,6 @@
 """The three operators as PyTorch sees them: schema, fakes, autograd, compile, meta."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from visgen_kernels import (
     BlockList,
+    Blocks1d,
+    Blocks2d,
     Causal,
     Full,
     RelativePosition2d,
@@ -18,6 +21,7 @@ from visgen_kernels import (
 from visgen_kernels.masks import Mask
 
 OPERATORS = torch.ops.visgen
+ENTRY = importlib.import_module("visgen_kernels.attention.entry")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -74,17 +78,32 @@ def detached(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.detach() if isinstance(x, Tensor) else x for x in values)
 
 
+def varied(inputs: tuple[Any, ...], requires_grad: bool, strided: bool) -> tuple[Any, ...]:
+    """The same arguments with q, k, v further apart in memory, with or without gradients."""
+    changed = []
+    for number, x in enumerate(inputs):
+        if isinstance(x, Tensor) and x.is_floating_point():
+            leaf = x.detach()
+            if strided and number < 3:
+                leaf = torch.cat([leaf, leaf], dim=-1)[..., : leaf.shape[-1]]
+            x = leaf.requires_grad_(requires_grad and x.requires_grad)
+        changed.append(x)
+    return tuple(changed)
+
+
 # PyTorch's own check looks at the gradient of a tensor that is no leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("name", INPUTS)
-def test_opcheck_of_the_three_operators(name: str) -> None:
-    inputs = INPUTS[name]
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("strided", [True, False])
+def test_opcheck_of_the_three_operators(name: str, requires_grad: bool, strided: bool) -> None:
+    inputs = varied(INPUTS[name], requires_grad, strided)
     torch.library.opcheck(OPERATORS.attention.default, inputs)
     with torch.no_grad():
         out, lse, kept = OPERATORS.attention.default(*inputs)
-    wanted = [x is not None and x.requires_grad for x in inputs[:5]]
+    wanted = [x is not None and x.requires_grad for x in INPUTS[name][:5]]
     grad = draw(*out.shape, seed=4)
-    second = (grad.requires_grad_(), out, lse, kept, *inputs, wanted)
+    second = (grad.requires_grad_(requires_grad), out, lse, kept, *inputs, wanted)
     torch.library.opcheck(OPERATORS.attention_backward.default, second)
     with torch.no_grad():
         first = OPERATORS.attention_backward.default(*second)
@@ -94,25 +113,51 @@ def test_opcheck_of_the_three_operators(name: str) -> None:
     torch.library.opcheck(OPERATORS.attention_double_backward.default, third)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"mask": Causal()},
-        {"mask": SlidingWindow(1, 1), "key_lengths": torch.tensor([3])},
-        {"dropout": 0.4, "seed": torch.tensor([3])},
-    ],
-    ids=["full", "causal", "window", "dropout"],
-)
-def test_gradcheck_and_gradgradcheck(options: dict[str, Any]) -> None:
-    qkv, table = draw(1, 4, 3, 2, 2).requires_grad_(), draw(9, 2, seed=1).requires_grad_()
-    key_bias = draw(1, 4, 2, seed=2).requires_grad_()
+GROUPS = SameGroup(torch.tensor([0, 1, 0, 0], dtype=torch.int32))
+CHECKED: dict[str, dict[str, Any]] = {
+    "full": {},
+    "causal": {"mask": Causal()},
+    "frames": {"mask": Causal(2)},
+    "window": {"mask": SlidingWindow(1, 1)},
+    "blocks1d": {"mask": Blocks1d(2)},
+    "blocks2d": {"mask": Blocks2d((2, 2), (1, 2), (1, 1))},
+    "list": {"mask": BlockList.strided(1, 2, 2, block=2)},
+    "groups": {"mask": GROUPS},
+    "lengths": {"mask": SlidingWindow(1, 1), "key_lengths": torch.tensor([3])},
+    "dropout": {"dropout": 0.4, "seed": torch.tensor([3])},
+}
 
-    def call(qkv: Tensor, table: Tensor, key_bias: Tensor) -> Tensor:
-        return attention(qkv, bias=RelativePosition2d(table, (2, 2)), key_bias=key_bias, **options)
 
-    assert torch.autograd.gradcheck(call, (qkv, table, key_bias))
-    assert torch.autograd.gradgradcheck(call, (qkv, table, key_bias))
+def check_derivatives(options: dict[str, Any], biases: tuple[str, ...]) -> None:
+    leaves = {"qkv": draw(1, 4, 3, 1, 2)}
+    if "table" in biases:
+        leaves["table"] = draw(9, 1, seed=1)
+    if "key_bias" in biases:
+        leaves["key_bias"] = draw(1, 4, 1, seed=2)
+
+    def call(*tensors: Tensor) -> Tensor:
+        named = dict(zip(leaves, tensors, strict=True))
+        table = named.get("table")
+        bias = None if table is None else RelativePosition2d(table, (2, 2))
+        return attention(named["qkv"], bias=bias, key_bias=named.get("key_bias"), **options)
+
+    tensors = tuple(x.requires_grad_() for x in leaves.values())
+    assert torch.autograd.gradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(call, tensors)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("biases", [(), ("table",), ("key_bias",), ("table", "key_bias")])
+def test_gradcheck_and_gradgradcheck(name: str, biases: tuple[str, ...]) -> None:
+    check_derivatives(CHECKED[name], biases)
+
+
+@pytest.mark.parametrize("name", ["full", "causal", "window", "groups"])
+def test_gradcheck_and_gradgradcheck_of_the_fused_kernel(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENTRY, "keeps_weights", lambda *_: False)
+    check_derivatives(CHECKED[name], ())
 
 
 def test_gradient_of_a_packed_tensor_is_one_tensor() -> None:
