@@ -115,7 +115,7 @@ def _timed_table(
     for (shape, batch), members in by_shape.items():
         ours = next((rows for row, rows in members if row["attention"] in _OURS and rows), [])
         for row, rows in sorted(members, key=lambda one: one[0]["attention"] not in _OURS):
-            why = "" if rows else plain(failure_reason(row), 160)
+            why = _why_not(rows, row)
             own = _timed_line(row["attention"], rows, ours)
             lines.append((shape, str(batch), row["attention"], *own, why))
     where = "no GPU: these are the CPU's implementations" if device_type == "cpu" else ""
@@ -152,6 +152,18 @@ def _timed_line(backend: str, rows: Sequence[Row], ours: Sequence[Row]) -> tuple
         NONE if bits is None else ("yes" if bits == 1.0 else "no"),
         _shown(_value(rows, "compile_time"), _time),
     )
+
+
+def _why_not(rows: Sequence[Row], run: Row) -> str:
+    """Why there is no time: the run's reason, or the median's if the run has other numbers."""
+    if not rows:
+        return plain(failure_reason(run), 160)
+    medians = [row for row in rows if row["metric"] == "latency" and row["stat"] == "p50"]
+    if any(_has(row) for row in medians):
+        return ""
+    order = {name: place for place, name in enumerate(reversed(METHODS))}
+    ranked = sorted(medians, key=lambda row: order.get(row["timing_method"], len(order)))
+    return plain(ranked[0]["reason"], 160) if ranked else ""
 
 
 def _binding(rows: Sequence[Row]) -> str:
@@ -225,7 +237,7 @@ def _share_table(
                 _shown(_value(own, "mem_alloc_peak"), _bytes),
                 *(_gain(own, name) for name in ("kernel_speedup", "gain_predicted")),
                 _gain(own, "gain_observed"),
-                "" if own else plain(failure_reason(first), 160),
+                _why_not(own, first),
             )
         )
     threads_text = f", {threads} threads" if device_type == "cpu" else ""

@@ -133,6 +133,18 @@ def test_what_was_not_measured_is_a_row_with_its_reason(folder: Folder) -> None:
     assert reason.replace("|", r"\|") in to_markdown([table])
 
 
+def test_too_few_rounds_for_a_median_say_so(folder: Folder) -> None:
+    few = {"value": None, "reason": "3 samples; p50 needs 5"}
+    folder.run(
+        "chunked", time(0.0, "wall_sync") | few, time(0.0, "graph") | few | {"reason": "no GPU"},
+        number("deterministic", 1.0),
+    )  # fmt: skip
+    (table,) = folder.tables()
+    found = cells(table, "chunked")
+    assert found["time"] == "-"
+    assert found["why not"] == "3 samples; p50 needs 5"
+
+
 def test_directions_stand_in_order_and_static_reports_elsewhere(folder: Folder) -> None:
     folder.run("chunked", time(1e-3), variant="double_backward full")
     folder.run("chunked", time(1e-3), variant="forward causal")
