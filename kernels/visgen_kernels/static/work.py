@@ -12,7 +12,7 @@ five would do, and a second backward 22 instead of twelve:
       ..._dk, ..._dv  2, 1; 1, 1   the same in two launches         each of them alone
     bias_gradient     1, 1   Q K^T; G V^T                           q k v dO lse delta -> dtable
     short_forward     1, 1   as forward                             q k v -> o, lse
-    short_backward    3, 2   the five products once                 q k v o dO lse -> dq dk dv
+    short_backward    3, 2   the five products once                 q k v dO lse -> dq dk dv
     double_rows       3, 4   Q K^T, U K^T, Q W^T; G V^T, G X^T, N V, P X
                              q k v dO u w x lse delta -> gG, row sums
     double_queries    5, 2   those to score with; dS W, gS K        the same -> gQ
@@ -71,7 +71,7 @@ MATHS: Mapping[str, Maths] = {
     "backward_keys_dv": Maths("backward", 1, 1, 1, 1, 1, 1, 1, of_keys=True),
     "bias_gradient": Maths("backward", 1, 1, 1, 1, 1, 1, 2),
     "short_forward": Maths("forward", 1, 1, 1, 1, 1, 1, 1),
-    "short_backward": Maths("backward", 3, 2, 2, 2, 2, 2, 1),
+    "short_backward": Maths("backward", 3, 2, 2, 2, 2, 1, 1),
     "double_rows": Maths("double_backward", 3, 4, 2, 2, 2, 2, 4),
     "double_queries": Maths("double_backward", 5, 2, 3, 2, 2, 1, 4),
     "double_keys": Maths("double_backward", 5, 3, 2, 3, 3, 1, 4, of_keys=True),
