@@ -48,11 +48,13 @@ def record_direction(
 ) -> Recorded | None:
     """Rows of a whole direction of a layer: its floor, and what its kernels add up to.
 
-    None if a kernel of it is missing.
+    None if a kernel of it is missing, or if it is one kernel anyhow (the codebook's).
     """
+    shape = SHAPES[task.shape]
     if task.kernels or not members or any(one.analysis is None for one in members):
         return None
-    shape = SHAPES[task.shape]
+    if shape.kind == "codebook":
+        return None
     work = direction_work(task.direction, shape, itemsize=DTYPES[task.dtype].itemsize)
     run = {**common, **_columns(task, OP, {}), "status": "ok"}
     rows = [

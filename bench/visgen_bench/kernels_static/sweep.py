@@ -131,16 +131,15 @@ class _Workers:
         return Sweep(findings, left)
 
     def _work(self) -> None:
+        try:
+            self._work_off()
+        except BaseException as error:  # noqa: BLE001 (raised again by `run`)
+            self.fault = error
+
+    def _work_off(self) -> None:
         pool = self._pool()
         try:
-            pool.submit(_ready).result()
-        except BrokenProcessPool:
-            self.fault = WorkerFailed(
-                "a worker process does not start (its messages stand above); --jobs 0 works "
-                "without any"
-            )
-            return
-        try:
+            self._start(pool)
             while self.fault is None and not _over(self.end):
                 try:
                     place = self.waiting.get_nowait()
@@ -155,15 +154,21 @@ class _Workers:
                     found = [Finding(task, what, {}, None, died)]
                     pool.shutdown()
                     pool = self._pool()
-                except BaseException as error:  # noqa: BLE001 (raised again by `run`)
-                    self.fault = error
-                    return
                 with self.lock:
                     self.found[place] = found
                     self.keep(found)
                     _tell(len(self.found), len(self.tasks), task, found, self.say)
         finally:
             pool.shutdown()
+
+    def _start(self, pool: ProcessPoolExecutor) -> None:
+        try:
+            pool.submit(_ready).result()
+        except BrokenProcessPool as error:
+            raise WorkerFailed(
+                "a worker process does not start (its messages stand above); --jobs 0 works "
+                "without any"
+            ) from error
 
     def _pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, mp_context=self.context, initializer=_end_with_parent)

@@ -86,6 +86,7 @@ _DIRECTIONS = {
     "forward": (1, 1, 1, 1),
     "backward": (3, 2, 2, 2),
     "double_backward": (7, 5, 3, 2),
+    "decode": (1, 1, 1, 0),
 }
 
 

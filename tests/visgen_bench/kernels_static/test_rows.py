@@ -84,6 +84,20 @@ def test_a_direction_adds_its_kernels_up(finding: Finding, recorded: Recorded) -
     assert record_direction(part, [finding], {}) is None
 
 
+@pytest.mark.parametrize(("shape", "direction"), [("X1", "decode"), ("Q1", "codebook")])
+def test_layers_that_are_not_attention_are_recorded_too(
+    finding: Finding, shape: str, direction: str
+) -> None:
+    task = Task(shape, direction, "sm_90")
+    whole = record_direction(task, [finding], {})
+    if direction == "codebook":  # one kernel, which has rows of its own
+        assert whole is None
+    else:
+        assert whole is not None
+        floor_time = value(whole, "floor_time", "h100-sxm")
+        assert floor_time == pytest.approx(22.5e-6, rel=0.005)  # the table of reference layers
+
+
 def test_a_kernel_that_does_not_compile_is_a_row_with_its_reason() -> None:
     failed = record(Finding(TASK, "forward", {}, None, "forward for sm_90: too wide\nmore"), {})
     assert failed.run["status"] == "error"

@@ -31,6 +31,15 @@ def test_a_process_that_dies_is_told_and_the_others_go_on() -> None:
     assert said[-1].startswith("[3/3]")
 
 
+@pytest.mark.slow
+def test_a_fault_of_whoever_takes_the_findings_is_not_taken_for_a_lack_of_time() -> None:
+    def full(_: object) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        sweep([task("launch_of_add")] * 3, jobs=1, keep=full)
+
+
 def test_what_is_not_begun_in_time_is_named() -> None:
     tasks = [task("launch_of_add"), task("launch_of_add")]
     done = sweep(tasks, jobs=0, seconds=0)
