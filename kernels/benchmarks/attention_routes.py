@@ -105,9 +105,9 @@ class Case:
         return [self.shape.layout.split(x, axes).transpose(1, 2) for x in self._tokens()]
 
     def _join(self, out: Tensor) -> Tensor:
-        """(z, h, n, d_v) -> (b, *grid, h d_v)."""
+        """(z, h, n, d_v) -> (b, *grid, h d_v), contiguous, as the next Linear layer wants it."""
         joined = self.shape.layout.join(out.transpose(1, 2), self.batch, self.shape.grid)
-        return joined.reshape(*joined.shape[:-2], -1)
+        return joined.contiguous().flatten(-2)
 
     def _bias(self) -> Tensor | None:
         """(1, h, n, n), gathered."""

@@ -57,14 +57,10 @@ class Sequence:
         """(b, *grid, *rest) -> (axes of the sequences, axes of the length, *rest), a view."""
         return x
 
-    def keeps_order(self, axes: int) -> bool:
-        """Do the tokens of (sequences, length) come in the order of (b, *grid)?"""
-        return True
-
     def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
         """Tokens from one row of a sequence to the next, and sequences in a row of equal spacing.
 
-        Of a contiguous (b, *grid) with so many sequences; one of them where there is no spacing.
+        Of a contiguous (b, *grid) with so many sequences; 0 and 1 where rows have no equal spacing.
         """
         return 1, sequences
 
@@ -108,9 +104,6 @@ class Axis:
 
     def unfold(self, x: Tensor, axes: int) -> Tensor:
         return x.movedim(self.dim, axes)
-
-    def keeps_order(self, axes: int) -> bool:
-        return self.dim == axes
 
     def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
         between = prod(grid[self.dim :])
@@ -170,11 +163,8 @@ class Windows:
         tiles = (batch, grid[0] // self.rows, grid[1] // self.cols, self.rows, self.cols)
         return x.reshape(*tiles, *x.shape[2:]).transpose(2, 3).reshape(batch, *grid, *x.shape[2:])
 
-    def keeps_order(self, axes: int) -> bool:
-        return False
-
     def spacing(self, grid: Sizes[int], sequences: int) -> tuple[int, int]:
-        return 1, 1
+        return 0, 1
 
     def encode(self) -> list[int]:
         return [2, self.rows, self.cols]

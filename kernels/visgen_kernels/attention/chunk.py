@@ -215,7 +215,12 @@ class Tokens:
             lead, start = divmod(block.start, self.run)
             if start + block.count <= self.run:
                 return self.runs[lead][start : start + block.count]
-        return self._copy(block).unflatten(0, (block.count, self.heads))
+        # Copied token by token, all heads of one together, as they lie in most tensors.
+        memory = self.scratch.array(self.name, block.count, self.n, self.heads, *self.rest)
+        at = len(self.sequence_axes) - sum(isinstance(i, int) for i in block.index)
+        part = self.view[block.index].movedim(at, at + self.length_axes)
+        memory.view(part.shape).copy_(part)
+        return memory.transpose(1, 2)
 
     def _seen(self, block: Block) -> Tensor | None:
         """(items, n, ...) as a view, None if there is none."""
@@ -289,26 +294,28 @@ class Target(Tokens):
         if self.destination is not None:
             self.destination.copy_(self.part.view(self.destination.shape))
 
-    def start(self, block: Block, *, zero: bool = False) -> None:
+    def start(self, block: Block, fill: float | None = None) -> None:
         """Like `open`, for rows of several sequences (sequences, h, rows, ...) at a time."""
         self.place, self.block = self.view[block.index], block
         self.staged = None  # some rows of a window are no slice of the map
-        if zero:
-            self.place.zero_()
+        if fill is not None:
+            self.place.fill_(fill)
 
-    def write(self, index: Index, value: Tensor) -> None:
-        """Write rows or keys of all sequences of the block."""
+    def write(self, index: Index, value: Tensor, heads: slice) -> None:
+        """Write rows or keys (sequences, heads, rows, ...) of all sequences of the block."""
+        axes = self.place.ndim - 1 - len(self.rest) - self.length_axes  # of the sequences
         if value.shape[2] == self.n and isinstance(index, slice):
-            self.place.copy_(value.reshape(self.place.shape))
+            part = select(self.place, heads, axes)
+            part.copy_(value.reshape(part.shape))
             return
         if self.length_axes == 1:
-            axis = self.place.ndim - 1 - len(self.rest)
-            part, value = self.place, value.reshape(*self.place.shape[:axis], -1, *self.rest)
+            part, axis = select(self.place, heads, axes), axes + 1
+            value = value.reshape(*part.shape[:axis], -1, *self.rest)
         else:
             if self.staged is None:
                 self.staged = self._memory(self.block).unflatten(0, (self.block.count, self.heads))
                 self.staged.copy_(self.place.reshape(self.staged.shape))
-            part, axis = self.staged, 2
+            part, axis = select(self.staged, heads, 1), 2
         if isinstance(index, slice):
             select(part, index, axis).copy_(value)
         else:

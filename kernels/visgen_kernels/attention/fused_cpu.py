@@ -13,17 +13,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.chunk import Block, Tokens, blocks, length, select
+from visgen_kernels.attention.chunk import (
+    Block,
+    Target,
+    Tokens,
+    blocks,
+    equal_parts,
+    length,
+    select,
+)
 from visgen_kernels.attention.gradients import Needs
-from visgen_kernels.attention.problem import CHUNK_SCORES, Problem
-from visgen_kernels.masks import Causal, Full
+from visgen_kernels.attention.problem import CHUNK_SCORES, Call, Problem, all_finite
+from visgen_kernels.layouts import Sequence
+from visgen_kernels.masks import Causal, Full, reach
 from visgen_kernels.tiles import Index, Tile
 
 # Where tokens have to be copied anyway, shorter sequences are faster as batched products.
 LEAST_COPIED_SCORES = 32 * 32
 # Numbers of q, k and v that are handed to the kernel at a time where they have to be copied, or its
-# results have to: 16 MB of float32.
-_COPIED_INPUTS = 4 * 1024 * 1024
+# results have to: 4 MB of float32.
+_COPIED_INPUTS = 1024 * 1024
+# The kernel reads all keys once for so many rows.
+_LEAST_ROWS = 256
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -32,6 +43,35 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.
 def fits(device: torch.device, d: int, d_v: int, dropout: float) -> bool:
     """Can the fused kernel compute such a call?"""
     return device.type == "cpu" and not dropout and d == d_v
+
+
+def plain(
+    call: Call, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Output and log-sum-exp where the kernel's answer is the whole answer, else None.
+
+    `forward` would give the same; a short call is spared half of its time around the kernel.
+    """
+    causal = isinstance(call.mask, Causal) and call.mask.group == 1 and q.shape[1] == k.shape[1]
+    biased = not (call.table is None and call.key_bias is None and call.key_lengths is None)
+    if biased or not (causal or isinstance(call.mask, Full)):
+        return None
+    wide = q.dtype in (torch.float32, torch.float64) and q.numel() and k.numel()
+    dense = q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
+    fitting = fits(q.device, q.shape[-1], v.shape[-1], call.dropout)
+    if not (fitting and wide and dense and isinstance(call.layout, Sequence)):
+        return None
+    out, lse = _forward(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        is_causal=causal,
+        scale=call.scale,
+    )
+    out = out.transpose(1, 2)
+    if causal and not all_finite(out):
+        return None  # what is hidden may have leaked
+    return out.contiguous(), lse.transpose(1, 2).contiguous() if with_lse else lse.new_empty(0)
 
 
 def takes(problem: Problem) -> bool:
@@ -45,21 +85,30 @@ def takes(problem: Problem) -> bool:
 
 
 class _Fused:
-    """A call as the fused kernel takes it."""
+    """A call as the fused kernel takes it: tiles, and for each what is added to its scores."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.call = problem, problem.call
-        mask = self.call.mask
-        square = problem.n_q == problem.n_k
+        self.problem = problem
+        mask, rows = problem.call.mask, problem.n_q
         plain = problem.shift is None and problem.expanded is None
+        square = problem.n_q == problem.n_k
         self.causal = isinstance(mask, Causal) and mask.group == 1 and square and plain
-        whole = self.causal or (isinstance(mask, Full) and problem.expanded is None)
-        if whole:  # nothing that is as large as the scores has to be added
+        if self.causal or (isinstance(mask, Full) and problem.expanded is None):
+            # Nothing that is as large as the scores has to be added.
             self.tiles = [Tile(slice(0, problem.n_q), slice(0, problem.n_k), whole=True)]
-            return
-        heads = 1 if problem.expanded is None else problem.heads
-        problem.tile(max(16, CHUNK_SCORES // (problem.n_k * heads)))
-        self.tiles = problem.tiles
+        else:
+            if problem.n_q * problem.n_k > CHUNK_SCORES:
+                rows = max(_LEAST_ROWS, CHUNK_SCORES // reach(mask, problem.n_k))
+            problem.tile(rows)
+            self.tiles = [tile for tile in problem.tiles if length(tile.keys)]
+        self._masks: dict[tuple[int, ...], Tensor] = {}
+
+    def heads(self, tile: Tile) -> list[slice]:
+        """Heads of one call of the kernel: their position bias is no larger than a chunk."""
+        count = self.problem.heads
+        if self.problem.expanded is None:
+            return [slice(0, count)]
+        return equal_parts(count, max(1, CHUNK_SCORES // (length(tile.rows) * length(tile.keys))))
 
     def blocks(self, tokens: list[Tokens], most: int) -> list[Block]:
         """Blocks of at most `most` sequences; of one stride, if copies can be avoided."""
@@ -72,65 +121,83 @@ class _Fused:
             most = min(most, CHUNK_SCORES // (problem.heads * largest))
         return blocks(tokens[0].sequence_axes, max(1, most))
 
-    def added(self, tile: Tile, block: Block) -> Tensor | None:
+    def added(self, tile: Tile, block: Block, heads: slice) -> Tensor | None:
         """What the kernel adds to the scores of a tile, broadcasting with (z, h, rows, keys)."""
-        problem, total = self.problem, None
-        bias = problem.tile_bias(tile)
-        if bias is not None:
-            total = bias[None]
+        problem = self.problem
+        total = None if problem.expanded is None else problem.tile_bias(tile, heads)
+        if total is not None:
+            total = total[None]
         if not tile.whole:
-            base = problem.like.new_zeros(()) if total is None else total
-            total = base.masked_fill(problem.hidden(tile, block), -torch.inf)
+            total = self._hide(tile, block, total)
         if problem.shift is not None:
-            shift = select(problem.shift[block.start : block.stop], tile.keys, 3)
+            shift = problem.shift[block.start : block.stop, heads]
+            shift = select(shift, tile.keys, 3)
             total = shift if total is None else total + shift
         return total
+
+    def _hide(self, tile: Tile, block: Block, total: Tensor | None) -> Tensor:
+        if total is not None:
+            return total.masked_fill(self.problem.hidden(tile, block), -torch.inf)
+        found = None if tile.pattern is None else self._masks.get(tile.pattern)
+        if found is None:
+            zero = self.problem.like.new_zeros(())
+            found = zero.masked_fill(self.problem.hidden(tile, block), -torch.inf)
+            if tile.pattern is not None:
+                self._masks[tile.pattern] = found
+        return found
 
 
 def forward(
     problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool
 ) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d) and log-sum-exp (b, *grid, h), the latter empty unless asked for."""
-    fused, call = _Fused(problem), problem.call
-    tokens = [problem.q, problem.k, problem.v]
-    direct = _token_major(problem, q) and len(fused.tiles) == 1
-    found = fused.blocks(tokens, problem.sequences if direct else _most(problem))
-    if direct and len(found) == 1:  # the kernel's own output is the result
-        out, lse = _forward(
-            *(x.several(found[0]) for x in tokens),
-            is_causal=fused.causal,
-            attn_mask=fused.added(fused.tiles[0], found[0]),
-            scale=call.scale,
-        )
-        shape = q.shape[:-1]
-        lse = lse.transpose(1, 2).reshape(shape) if with_lse else problem.like.new_empty(0)
-        return out.transpose(1, 2).reshape(q.shape), lse
+    fused, tokens = _Fused(problem), [problem.q, problem.k, problem.v]
+    at_once = len(fused.tiles) == 1 and not problem.bare_rows and problem.dtype == q.dtype
+    at_once = at_once and len(fused.heads(fused.tiles[0])) == 1 and all(x.run for x in tokens)
+    found = fused.blocks(tokens, problem.sequences if at_once else _most(problem))
+    if at_once and len(found) == 1:
+        parts, every = [x.several(found[0]) for x in tokens], slice(0, problem.heads)
+        out, lse = _tile_forward(fused, fused.tiles[0], found[0], every, parts, with_lse)
+        # The kernel's output has the strides of q, and so the order of the result in most layouts.
+        out, lse = (_joined(problem, q, x) for x in (out, lse))
+        return out, lse if with_lse else problem.like.new_empty(0)
     out = q.new_empty(q.shape)
     lse = problem.like.new_empty(q.shape[:-1] if with_lse else (0,))
     outs = problem.target(out, "out")
     lses = problem.target(lse, "lse") if with_lse else None
     for block in found:
-        qs, ks, vs = (x.several(block) for x in tokens)
-        outs.start(block, zero=problem.bare_rows)
+        parts = [x.several(block) for x in tokens]
+        outs.start(block, 0.0 if problem.bare_rows else None)
         if lses is not None:
-            lses.start(block)
+            lses.start(block, -torch.inf if problem.bare_rows else None)
         for tile in fused.tiles:
-            if not length(tile.keys):
-                continue
-            o, l = _forward(
-                select(qs, tile.rows, 2),
-                select(ks, tile.keys, 2),
-                select(vs, tile.keys, 2),
-                is_causal=fused.causal,
-                attn_mask=fused.added(tile, block),
-                scale=call.scale,
-            )
-            outs.write(tile.rows, o)
-            if lses is not None:
-                lses.write(tile.rows, l)
+            for heads in fused.heads(tile):
+                o, l = _tile_forward(fused, tile, block, heads, parts, with_lse)
+                outs.write(tile.rows, o, heads)
+                if lses is not None:
+                    lses.write(tile.rows, l, heads)
         outs.finish()
         if lses is not None:
             lses.finish()
+    return out, lse
+
+
+def _tile_forward(
+    fused: _Fused, tile: Tile, block: Block, heads: slice, parts: list[Tensor], with_lse: bool
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a tile. Of an empty row the kernel gives 0 for the latter."""
+    q, k, v = (select(x, heads, 1) for x in parts)
+    added = fused.added(tile, block, heads)
+    out, lse = _forward(
+        select(q, tile.rows, 2),
+        select(k, tile.keys, 2),
+        select(v, tile.keys, 2),
+        is_causal=fused.causal,
+        attn_mask=added,
+        scale=fused.problem.call.scale,
+    )
+    if with_lse and added is not None and fused.problem.empty_rows:
+        lse.masked_fill_(added.amax(-1) == -torch.inf, -torch.inf)
     return out, lse
 
 
@@ -146,10 +213,12 @@ def backward(
     needs: Needs,
     packed: bool,
 ) -> list[Tensor]:
-    """Gradients of q, k, v (or packed): those needed, in this order. No row may be empty."""
-    fused, call = _Fused(problem), problem.call
+    """Gradients of q, k, v (or packed): those needed, in this order."""
+    fused = _Fused(problem)
     tokens = [problem.q, problem.k, problem.v, problem.tokens(grad, "g"), problem.tokens(out, "o")]
-    lses = problem.tokens(lse, "lse")
+    if problem.empty_rows:  # exp(-inf - 0) = 0 is the weight of what such rows see
+        lse = lse.masked_fill(lse == -torch.inf, 0.0)
+    tokens.append(problem.tokens(lse, "lse"))
     if packed:
         memory = [q.new_empty(*q.shape[:-2], 3, *q.shape[-2:])]
         parts = list(memory[0].unbind(-3))
@@ -157,41 +226,42 @@ def backward(
         memory = parts = [x.new_empty(x.shape) for x in (q, k, v)]
     targets = [problem.target(x, name) for x, name in zip(parts, ("dq", "dk", "dv"), strict=True)]
     for block in fused.blocks(tokens, _most(problem)):
-        qs, ks, vs, gs, os = (x.several(block) for x in tokens)
-        ls = lses.several(block)
-        for target in targets:
-            target.start(block)
-        sums = None
-        if len(fused.tiles) > 1:
-            sums = [x.new_zeros(x.shape) for x in (ks, vs)]
-        for tile in fused.tiles:
-            rows, keys = tile.rows, tile.keys
-            dq, dk, dv = _backward(
-                select(gs, rows, 2),
-                select(qs, rows, 2),
-                select(ks, keys, 2),
-                select(vs, keys, 2),
-                select(os, rows, 2),
-                select(ls, rows, 2),
-                0.0,
-                fused.causal,
-                attn_mask=fused.added(tile, block),
-                scale=call.scale,
-            )
-            targets[0].write(rows, dq)
-            if sums is None:
-                targets[1].write(keys, dk)
-                targets[2].write(keys, dv)
-            else:
-                for total, part in zip(sums, (dk, dv), strict=True):
-                    _add(total, keys, part)
-        if sums is not None:
-            for target, total in zip(targets[1:], sums, strict=True):
-                target.write(slice(0, problem.n_k), total)
-        for target in targets:
-            target.finish()
+        _block_backward(fused, block, [x.several(block) for x in tokens], targets)
     wanted = (needs.q,) if packed else (needs.q, needs.k, needs.v)
     return [x for x, needed in zip(memory, wanted, strict=True) if needed]
+
+
+def _block_backward(
+    fused: _Fused, block: Block, parts: list[Tensor], targets: list[Target]
+) -> None:
+    """Write the gradients of a block's q, k and v; parts are q, k, v, gradient, output and lse."""
+    problem = fused.problem
+    sums = None
+    if len(fused.tiles) != 1:
+        sums = [x.new_zeros(x.shape) for x in parts[1:3]]
+    for target in targets:
+        target.start(block)
+    if problem.bare_rows:
+        targets[0].place.zero_()
+    for tile in fused.tiles:
+        for heads in fused.heads(tile):
+            q, k, v, g, o, l = (select(x, heads, 1) for x in parts)
+            q, g, o, l = (select(x, tile.rows, 2) for x in (q, g, o, l))
+            k, v = select(k, tile.keys, 2), select(v, tile.keys, 2)
+            mask, scale = fused.added(tile, block, heads), problem.call.scale
+            dq, dk, dv = _backward(g, q, k, v, o, l, 0.0, fused.causal, attn_mask=mask, scale=scale)
+            targets[0].write(tile.rows, dq, heads)
+            if sums is None:
+                targets[1].write(tile.keys, dk, heads)
+                targets[2].write(tile.keys, dv, heads)
+            else:
+                _add(select(sums[0], heads, 1), tile.keys, dk)
+                _add(select(sums[1], heads, 1), tile.keys, dv)
+    if sums is not None:
+        for target, total in zip(targets[1:], sums, strict=True):
+            target.write(slice(0, problem.n_k), total, slice(0, problem.heads))
+    for target in targets:
+        target.finish()
 
 
 def _add(total: Tensor, keys: Index, part: Tensor) -> None:
@@ -207,6 +277,7 @@ def _most(problem: Problem) -> int:
     return max(1, _COPIED_INPUTS // inputs)
 
 
-def _token_major(problem: Problem, q: Tensor) -> bool:
-    """Is (sequences, n, heads, d), the kernel's own order, the order of the result?"""
-    return q.dtype == problem.dtype and problem.call.layout.keeps_order(problem.axes)
+def _joined(problem: Problem, q: Tensor, x: Tensor) -> Tensor:
+    """(sequences, h, n, ...) of all sequences -> (b, *grid, h, ...), contiguous."""
+    joined = problem.call.layout.join(x.transpose(1, 2), q.shape[0], q.shape[1:-2])
+    return joined.contiguous()

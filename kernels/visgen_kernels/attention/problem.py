@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -74,6 +75,11 @@ class Geometry:
         """The shape of all scores."""
         return self.sequences, self.heads, self.n_q, self.n_k
 
+    @property
+    def near(self) -> bool:
+        """Are the rows of a sequence close in memory, as those of windows are only when copied?"""
+        return 0 < self.row * self.heads * self.d <= _NEAR_ROWS
+
     def together(self, budget: int) -> int:
         """Sequences whose heads are all copied into one block; 0 if one is a block already."""
         inputs = self.n_q * self.d + self.n_k * (self.d + self.d_v)
@@ -89,20 +95,25 @@ class Geometry:
         if not square or self.together(CHUNK_SCORES) <= 1:
             return 0
         sequences = min(self.run, max(1, _HEAD_SCORES // square))
-        near = self.row * self.heads * self.d <= _NEAR_ROWS
-        return sequences if near and sequences * square * self.d >= _HEAD_PRODUCT else 0
+        return sequences if self.near and sequences * square * self.d >= _HEAD_PRODUCT else 0
 
 
-def keeps_weights(layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int], d_v: int) -> bool:
+def keeps_weights(
+    layout: Layout, mask: Mask, q: Sequence[int], k: Sequence[int], d_v: int, *, fused: bool
+) -> bool:
     """Are the softmax weights kept for the backward pass instead of computed again?
 
     Only where that is no matter of memory: all weights of the call fit into one chunk, or are
     together at most twice as large as q, k and v. So memory stays linear in the number of tokens,
     and short sequences are spared a quarter of the backward's products and its exponentials. A mask
-    that is walked in several tiles has no square of weights to keep.
+    that is walked in several tiles has no square of weights to keep. Where the fused kernel can do
+    without it (see `fused_cpu`) and rows lie close, that moves less memory, unless one sequence is
+    work enough to stay in the cache.
     """
     sizes = Geometry(layout, q, k, d_v)
     square = sizes.n_q * sizes.n_k
+    if fused and square and sizes.near and sizes.together(CHUNK_SCORES) > 1:
+        return False
     batch = sizes.sequences * sizes.heads
     inputs = batch * (sizes.n_q * q[-1] + sizes.n_k * (q[-1] + d_v))
     if square > CHUNK_SCORES or batch * square > max(CHUNK_SCORES, _KEPT_PER_INPUT * inputs):
@@ -169,7 +180,7 @@ class Problem(Geometry):
         self.expanded = None  # the bias is in the kept weights already
         if call.table is not None and call.size is not None and self.kept is None:
             self.expanded = expand_table(call.table, call.size, self.dtype)
-        self._hidden_square: Tensor | None = None
+        self._hidden: dict[tuple[int, ...], Tensor] = {}  # by the tiles' patterns
         self._bias_square: Tensor | None = None
         self.tile(self._rows())
 
@@ -184,7 +195,7 @@ class Problem(Geometry):
             tiles = [Tile(tiles[0].rows, slice(0, self.n_k), whole=False)]
         self.tiles = tiles
         self.bare_rows = any(not length(tile.keys) for tile in tiles)  # no chunk has them
-        self._hidden_square = self._bias_square = None
+        self._hidden, self._bias_square = {}, None
 
     def _rows(self) -> int:
         """Rows of a tile whose scores are one chunk."""
@@ -268,13 +279,14 @@ class Problem(Geometry):
 
     def hidden(self, tile: Tile, block: Block) -> Tensor:
         """(1 or sequences, 1, rows, keys) bool, true where the mask hides."""
-        hidden = self._hidden_square
+        pattern = () if len(self.tiles) == 1 else tile.pattern
+        hidden = None if pattern is None else self._hidden.get(pattern)
         if hidden is None:
             mask, layout, shift = self.call.mask, self.call.layout, self.n_k - self.n_q
             seen = visible(mask, layout, positions(tile.rows), positions(tile.keys), shift)
             hidden = seen.logical_not()[:, None].to(self.like.device)
-            if len(self.tiles) == 1:
-                self._hidden_square = hidden
+            if pattern is not None:
+                self._hidden[pattern] = hidden
         period = len(hidden)
         if period == 1 or (block.start % period == 0 and block.count == period):
             return hidden
@@ -297,14 +309,14 @@ class Problem(Geometry):
                 self._bias_square = square
         out.view(chunk.shape).copy_(square[chunk.heads])
 
-    def tile_bias(self, tile: Tile) -> Tensor | None:
+    def tile_bias(self, tile: Tile, heads: slice) -> Tensor | None:
         """The position bias of a tile, (heads, rows, keys)."""
         if self.expanded is None or self.call.size is None:
             return None
         if self._bias_square is not None:
             return self._bias_square
-        bias = tile_bias(self.expanded, self.call.size, tile.rows, tile.keys)
-        if len(self.tiles) == 1:
+        bias = tile_bias(self.expanded[heads], self.call.size, tile.rows, tile.keys)
+        if len(self.tiles) == 1 and bias.shape[0] == self.heads:
             self._bias_square = bias
         return bias
 
@@ -403,7 +415,7 @@ class Problem(Geometry):
 
 def all_finite(*tensors: Tensor) -> bool:
     """Is there no NaN and no infinity in any of them, nor a sum that overflows?"""
-    return all(bool(x.sum(dtype=_sum_dtype(x)).isfinite()) for x in tensors)
+    return all(isfinite(x.sum(dtype=_sum_dtype(x)).item()) for x in tensors)
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
