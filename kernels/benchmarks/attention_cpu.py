@@ -40,8 +40,9 @@ from attention_routes import Case, Route
 from visgen_kernels.shapes import SHAPES, Shape
 
 # Samples of a call on a CPU; what is not here has one.
-BATCHES = {"G1": 16, "G2": 16, "G3": 4, "STL1": 8, "STL2": 4, "D4": 8, "V1": 16, "V2": 4, "T1": 32}
-BATCHES |= {"T2": 4, "W3": 2, "W4": 2, "C1": 8, "X1": 2, "S1": 2}
+BATCHES = {"G1": 32, "G2": 16, "G3": 4, "STL1": 16, "STL2": 4, "D1": 2, "D4": 16, "V1": 64}
+BATCHES |= {"V2": 16, "T1": 16, "T2": 8, "W3": 4, "W4": 4, "P4": 8, "P5": 8, "C1": 32, "C2": 2}
+BATCHES |= {"X1": 8, "S1": 8, "S2": 4}
 # The codebook is no attention; the longest of two equal kinds of layers takes too long here.
 LEFT_OUT = ("Q1", "P2")
 PHASES = ("infer", "train", "penalty")

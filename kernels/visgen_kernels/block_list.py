@@ -96,7 +96,9 @@ class BlockList:
         for row, columns in enumerate(self._lists):
             starts = torch.tensor([c for c in columns if c <= row], dtype=torch.int64)
             keys = (starts[:, None] * self.block + within).reshape(-1)
-            yield Tile(slice(row * self.block, (row + 1) * self.block), keys, whole=False)
+            piece = slice(row * self.block, (row + 1) * self.block)
+            own = row in columns  # then it is the last one, and alone is hidden in part
+            yield Tile(piece, keys, whole=not own, pattern=(len(starts), int(own)))
 
     def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
         # A row sees its own block, or all of an earlier one.

@@ -149,7 +149,9 @@ class SlidingWindow:
                 keys: Index = slice(0, max(stop, head))
             else:
                 keys = torch.cat([torch.arange(head), torch.arange(start, stop)])
-            yield Tile(piece, keys if head else slice(start, stop), whole=False)
+            apart = piece.start - start
+            pattern = (piece.stop - piece.start, stop - start, apart) if start > head else None
+            yield Tile(piece, keys if head else slice(start, stop), whole=False, pattern=pattern)
 
     def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
         return n_q > n_k  # else every query has a key at its own position
@@ -183,8 +185,12 @@ class Blocks1d:
     def tiles(self, n_q: int, n_k: int, rows: int) -> Iterator[Tile]:
         for piece in row_slices(n_q, min(rows, self.block)):
             start = self._span(piece.start + n_k - n_q, n_k)[0]
-            stop = self._span(piece.stop - 1 + n_k - n_q, n_k)[1]
-            yield Tile(piece, slice(start, max(start, stop)), whole=False)
+            stop = max(start, self._span(piece.stop - 1 + n_k - n_q, n_k)[1])
+            pattern, (first, last) = None, (piece.start + n_k - n_q, piece.stop - 1 + n_k - n_q)
+            if first // self.block == last // self.block:
+                # Rows of one block: all of the keys reach back far enough.
+                pattern = (piece.stop - piece.start, stop - start, piece.start - start)
+            yield Tile(piece, slice(start, stop), whole=False, pattern=pattern)
 
     def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
         return n_q > n_k  # else every query has a key at its own position
@@ -259,7 +265,9 @@ class Blocks2d:
             )
             for piece in row_slices(len(block), rows):
                 keys = torch.cat([*strips, block[: piece.stop]])
-                yield Tile(block[piece], keys.sort().values, whole=False)
+                sizes = (len(ys), len(xs), len(top), len(wide), len(side), piece.start, piece.stop)
+                pattern = (*sizes, xs.start - wide.start)
+                yield Tile(block[piece], keys.sort().values, whole=False, pattern=pattern)
 
     def leaves_empty_rows(self, n_q: int, n_k: int) -> bool:
         return False  # every query sees itself
@@ -290,6 +298,11 @@ def one_tile(mask: Mask, n_q: int) -> bool:
     return isinstance(mask, Full | Causal | SameGroup) or (
         isinstance(mask, Blocks1d) and n_q <= mask.block
     )
+
+
+def reach(mask: Mask, n_k: int) -> int:
+    """Most keys of a tile whose rows are as many as `tiles` was asked for."""
+    return min(n_k, 2 * mask.block) if isinstance(mask, Blocks1d) else n_k
 
 
 def tensors(mask: Mask) -> tuple[Tensor | None, Tensor | None]:

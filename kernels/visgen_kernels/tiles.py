@@ -16,12 +16,14 @@ class Tile:
     """Query rows, and the keys that at least one of them may see.
 
     `whole` is true where every row sees every one of the keys, so that no mask has to be applied.
-    Rows are row numbers (0 .. n_q), not positions.
+    Rows are row numbers (0 .. n_q), not positions. Tiles of one mask with equal patterns hide equal
+    cells, so that what is hidden has to be worked out once.
     """
 
     rows: Index
     keys: Index
     whole: bool
+    pattern: tuple[int, ...] | None = None
 
 
 def positions(index: Index) -> Tensor:

@@ -185,7 +185,7 @@ def test_fused_kernel_equals_the_definition_in_both_derivatives(
     monkeypatch.setattr(fused_cpu, "CHUNK_SCORES", scores)
     monkeypatch.setattr(fused_cpu, "_COPIED_INPUTS", inputs)
     monkeypatch.setattr(fused_cpu, "LEAST_COPIED_SCORES", 0)
-    monkeypatch.setattr(entry, "keeps_weights", lambda *_: False)
+    monkeypatch.setattr(entry, "keeps_weights", lambda *_, **__: False)
     got = case.run("chunked")
     for theirs, ours in zip(expected, got, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)

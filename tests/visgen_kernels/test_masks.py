@@ -34,6 +34,7 @@ FIXED_LENGTH = [
     (Blocks2d((6, 8), (2, 4), (1, 2)), 48),
     (Blocks2d((6, 9), (4, 4), (2, 3)), 54),
     (Blocks2d((5, 7), (2, 3), (0, 0)), 35),
+    (Blocks2d((8, 12), (2, 3), (1, 1)), 96),
     (BlockList.strided(2, 4, 8, block=4), 64),
     (BlockList(torch.tensor([0, 0, 2, 3]), torch.tensor([0, 1, 0]), block=2), 6),
     (SameGroup(torch.tensor([3, -1, 3, 3, 7, -1, 7, 0], dtype=torch.int32)), 8),
@@ -72,6 +73,18 @@ def test_tiles_cover_every_row_once_and_every_visible_pair(
             assert visible[i][:, j].all()
     assert (times == 1).all()
     assert not (visible & ~covered).any()
+
+
+@pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)
+@pytest.mark.parametrize("rows", [2, 4, 100])
+def test_tiles_of_equal_patterns_hide_equal_cells(
+    mask: Mask, n_q: int, n_k: int, rows: int
+) -> None:
+    visible, seen = dense(mask, n_q, n_k), {}
+    for tile in mask.tiles(n_q, n_k, rows):
+        cells = visible[positions(tile.rows)][:, positions(tile.keys)]
+        if tile.pattern is not None:
+            assert torch.equal(seen.setdefault(tile.pattern, cells), cells)
 
 
 @pytest.mark.parametrize(("mask", "n_q", "n_k"), CASES)

@@ -32,6 +32,9 @@ def forward(
     asked for.
     """
     none = q.new_empty(0)
+    answer = None if keep else fused_cpu.plain(call, q, k, v, with_lse=with_lse)
+    if answer is not None:
+        return *answer, none
     problem = Problem(call, q, k, v, buffers=1, kept=none, trusting=True)
     results = _forward(problem, q, k, v, with_lse=with_lse, keep=keep)
     if problem.guarded and not all_finite(results[0]):
@@ -45,7 +48,7 @@ def forward(
 def _forward(
     problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not keep and not (with_lse and problem.empty_rows) and fused_cpu.takes(problem):
+    if not keep and fused_cpu.takes(problem):
         out, lse = fused_cpu.forward(problem, q, k, v, with_lse=with_lse)
         return out, lse, problem.like.new_empty(0)
     out = q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -100,15 +103,12 @@ def backward(
 
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
+    if lse.numel() and kept.ndim != 4 and not (needs.table or needs.key_bias):
+        found = _fused_backward(call, grad, out, lse, q, k, v, packed=packed)
+        if found is not None:
+            wanted = (needs.q,) if packed else (needs.q, needs.k, needs.v)
+            return [x for x, needed in zip(found, wanted, strict=True) if needed]
     problem = Problem(call, q, k, v, buffers=2, kept=kept)
-    biased = needs.table or needs.key_bias
-    if (
-        lse.numel()
-        and kept.ndim != 4
-        and not (biased or problem.empty_rows)
-        and fused_cpu.takes(problem)
-    ):
-        return fused_cpu.backward(problem, grad, out, lse, q, k, v, needs=needs, packed=packed)
     grads = problem.tokens(grad, "g")
     results = InputGradients(problem, needs, packed, (q, k, v))
     for block in problem.blocks():
@@ -118,6 +118,30 @@ def backward(
             _add_chunk(problem, loaded, g, chunk, results)
         results.close()
     return results.finish()
+
+
+def _fused_backward(
+    call: Call,
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    packed: bool,
+) -> list[Tensor] | None:
+    """Gradients of q, k, v (or packed) by torch's kernel; None if it cannot, or NaN has leaked."""
+    found = fused_cpu.plain_backward(call, grad, out, lse, q, k, v, packed=packed)
+    if found is not None:
+        return found
+    problem = Problem(call, q, k, v, buffers=2, kept=q.new_empty(0), trusting=True)
+    if not fused_cpu.takes(problem):
+        return None
+    found = fused_cpu.backward(problem, grad, out, lse, q, k, v, packed=packed)
+    # What is hidden leaks into the gradient of q wherever it leaks.
+    leaked = problem.guarded and not all_finite(found[0]) and not all_finite(k, v)
+    return None if leaked else found
 
 
 def _add_chunk(

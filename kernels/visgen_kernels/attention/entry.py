@@ -283,12 +283,12 @@ def _keeps(
         d_v = q.shape[-1]
     else:
         q_shape, k_shape, d_v = tuple(q.shape), tuple(k.shape), v.shape[-1]
-    if keeps_weights(layout, mask, q_shape, k_shape, d_v):
-        return True, False
     biases = (None if bias is None else bias.table, key_bias)
-    if any(x is not None and x.requires_grad for x in biases):
-        return False, False
-    return False, fused_cpu.fits(q.device, q_shape[-1], d_v, dropout)
+    fused = fused_cpu.fits(q.device, q_shape[-1], d_v, dropout)
+    fused = fused and not any(x is not None and x.requires_grad for x in biases)
+    if keeps_weights(layout, mask, q_shape, k_shape, d_v, fused=fused):
+        return True, False
+    return False, fused
 
 
 def _check_tensors(q: Tensor, k: Tensor | None, v: Tensor | None) -> None:

@@ -22,7 +22,6 @@ from visgen_kernels.attention.chunk import (
     length,
     select,
 )
-from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.problem import CHUNK_SCORES, Call, Problem, all_finite
 from visgen_kernels.layouts import Sequence
 from visgen_kernels.masks import Causal, Full, reach
@@ -45,6 +44,19 @@ def fits(device: torch.device, d: int, d_v: int, dropout: float) -> bool:
     return device.type == "cpu" and not dropout and d == d_v
 
 
+def _plain(call: Call, *tensors: Tensor) -> bool | None:
+    """Is the kernel's answer the whole answer, and causal? None if not. tensors: q, k, v, ..."""
+    q, k, v = tensors[:3]
+    causal = isinstance(call.mask, Causal) and call.mask.group == 1 and q.shape[1] == k.shape[1]
+    biased = not (call.table is None and call.key_bias is None and call.key_lengths is None)
+    if biased or not (causal or isinstance(call.mask, Full)):
+        return None
+    wide = q.dtype in (torch.float32, torch.float64) and q.numel() and k.numel()
+    dense = all(x.stride(-1) == 1 for x in tensors)
+    fitting = fits(q.device, q.shape[-1], v.shape[-1], call.dropout)
+    return causal if fitting and wide and dense and isinstance(call.layout, Sequence) else None
+
+
 def plain(
     call: Call, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool
 ) -> tuple[Tensor, Tensor] | None:
@@ -52,26 +64,41 @@ def plain(
 
     `forward` would give the same; a short call is spared half of its time around the kernel.
     """
-    causal = isinstance(call.mask, Causal) and call.mask.group == 1 and q.shape[1] == k.shape[1]
-    biased = not (call.table is None and call.key_bias is None and call.key_lengths is None)
-    if biased or not (causal or isinstance(call.mask, Full)):
+    causal = _plain(call, q, k, v)
+    if causal is None:
         return None
-    wide = q.dtype in (torch.float32, torch.float64) and q.numel() and k.numel()
-    dense = q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
-    fitting = fits(q.device, q.shape[-1], v.shape[-1], call.dropout)
-    if not (fitting and wide and dense and isinstance(call.layout, Sequence)):
-        return None
-    out, lse = _forward(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        is_causal=causal,
-        scale=call.scale,
-    )
+    qs, ks, vs = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    out, lse = _forward(qs, ks, vs, is_causal=causal, scale=call.scale)
     out = out.transpose(1, 2)
     if causal and not all_finite(out):
         return None  # what is hidden may have leaked
     return out.contiguous(), lse.transpose(1, 2).contiguous() if with_lse else lse.new_empty(0)
+
+
+def plain_backward(
+    call: Call,
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    packed: bool,
+) -> list[Tensor] | None:
+    """Gradients of q, k, v (or packed) where `plain` holds and copies are small, else None."""
+    if q.numel() + k.numel() + v.numel() > _COPIED_INPUTS:
+        return None
+    causal = _plain(call, q, k, v, grad, out)
+    if causal is None:
+        return None
+    tensors = (x.transpose(1, 2) for x in (grad, q, k, v, out, lse))
+    found = [x.transpose(1, 2) for x in _backward(*tensors, 0.0, causal, scale=call.scale)]
+    if causal and not all_finite(found[0]):
+        return None  # what is hidden may have leaked
+    if packed:
+        return [torch.stack(found, dim=-3)]
+    return [x.contiguous() for x in found]
 
 
 def takes(problem: Problem) -> bool:
@@ -102,6 +129,12 @@ class _Fused:
             problem.tile(rows)
             self.tiles = [tile for tile in problem.tiles if length(tile.keys)]
         self._masks: dict[tuple[int, ...], Tensor] = {}
+
+    def at_once(self, tokens: list[Tokens], dtype: torch.dtype) -> bool:
+        """Can one call of the kernel give the whole result?"""
+        problem = self.problem
+        one = len(self.tiles) == 1 and not problem.bare_rows and problem.dtype == dtype
+        return one and len(self.heads(self.tiles[0])) == 1 and all(x.run for x in tokens)
 
     def heads(self, tile: Tile) -> list[slice]:
         """Heads of one call of the kernel: their position bias is no larger than a chunk."""
@@ -152,8 +185,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d) and log-sum-exp (b, *grid, h), the latter empty unless asked for."""
     fused, tokens = _Fused(problem), [problem.q, problem.k, problem.v]
-    at_once = len(fused.tiles) == 1 and not problem.bare_rows and problem.dtype == q.dtype
-    at_once = at_once and len(fused.heads(fused.tiles[0])) == 1 and all(x.run for x in tokens)
+    at_once = fused.at_once(tokens, q.dtype)
     found = fused.blocks(tokens, problem.sequences if at_once else _most(problem))
     if at_once and len(found) == 1:
         parts, every = [x.several(found[0]) for x in tokens], slice(0, problem.heads)
@@ -210,15 +242,20 @@ def backward(
     k: Tensor,
     v: Tensor,
     *,
-    needs: Needs,
     packed: bool,
 ) -> list[Tensor]:
-    """Gradients of q, k, v (or packed): those needed, in this order."""
+    """Gradients of q, k, v, in this order; one of them if packed."""
     fused = _Fused(problem)
     tokens = [problem.q, problem.k, problem.v, problem.tokens(grad, "g"), problem.tokens(out, "o")]
     if problem.empty_rows:  # exp(-inf - 0) = 0 is the weight of what such rows see
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
     tokens.append(problem.tokens(lse, "lse"))
+    if not packed and fused.at_once(tokens, q.dtype):
+        every, whole = slice(0, problem.heads), fused.blocks(tokens, problem.sequences)
+        if len(whole) == 1:
+            parts = [x.several(whole[0]) for x in tokens]
+            found = _tile_backward(fused, fused.tiles[0], whole[0], every, parts)
+            return [_joined(problem, x, dx) for x, dx in zip((q, k, v), found, strict=True)]
     if packed:
         memory = [q.new_empty(*q.shape[:-2], 3, *q.shape[-2:])]
         parts = list(memory[0].unbind(-3))
@@ -227,8 +264,7 @@ def backward(
     targets = [problem.target(x, name) for x, name in zip(parts, ("dq", "dk", "dv"), strict=True)]
     for block in fused.blocks(tokens, _most(problem)):
         _block_backward(fused, block, [x.several(block) for x in tokens], targets)
-    wanted = (needs.q,) if packed else (needs.q, needs.k, needs.v)
-    return [x for x, needed in zip(memory, wanted, strict=True) if needed]
+    return memory
 
 
 def _block_backward(
@@ -245,11 +281,7 @@ def _block_backward(
         targets[0].place.zero_()
     for tile in fused.tiles:
         for heads in fused.heads(tile):
-            q, k, v, g, o, l = (select(x, heads, 1) for x in parts)
-            q, g, o, l = (select(x, tile.rows, 2) for x in (q, g, o, l))
-            k, v = select(k, tile.keys, 2), select(v, tile.keys, 2)
-            mask, scale = fused.added(tile, block, heads), problem.call.scale
-            dq, dk, dv = _backward(g, q, k, v, o, l, 0.0, fused.causal, attn_mask=mask, scale=scale)
+            dq, dk, dv = _tile_backward(fused, tile, block, heads, parts)
             targets[0].write(tile.rows, dq, heads)
             if sums is None:
                 targets[1].write(tile.keys, dk, heads)
@@ -262,6 +294,17 @@ def _block_backward(
             target.write(slice(0, problem.n_k), total, slice(0, problem.heads))
     for target in targets:
         target.finish()
+
+
+def _tile_backward(
+    fused: _Fused, tile: Tile, block: Block, heads: slice, parts: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a tile gives to the gradients of its rows of q and its keys of k and v."""
+    q, k, v, g, o, l = (select(x, heads, 1) for x in parts)
+    q, g, o, l = (select(x, tile.rows, 2) for x in (q, g, o, l))
+    k, v = select(k, tile.keys, 2), select(v, tile.keys, 2)
+    mask, scale = fused.added(tile, block, heads), fused.problem.call.scale
+    return _backward(g, q, k, v, o, l, 0.0, fused.causal, attn_mask=mask, scale=scale)
 
 
 def _add(total: Tensor, keys: Index, part: Tensor) -> None:
