@@ -202,7 +202,13 @@ _KERNELS = (
         "bulk_copies", "bulk copies", "1", NEITHER, "by the tensor memory accelerator", exact=True
     ),
     MetricInfo(
-        "wide_share", "wide accesses", "1", UP, "bytes moved as wide as strides allow", exact=True
+        "wide_share",
+        "wide loads",
+        "1",
+        UP,
+        "of bytes of q, k, v and the like (phase code: loaded, code/stores: stored), the share in "
+        "accesses as wide as their strides allow",
+        exact=True,
     ),
     MetricInfo(
         "instructions_per_score", "instructions/score", "1", DOWN, "lanes', of a loop", exact=True

@@ -101,7 +101,7 @@ def test_rules_that_are_broken_are_named(tmp_path: Path) -> None:
         ("b", {"free": -1}, "does not fit"),
         ("c", {"work": 2.0}, "repeats matrix work"),
         ("d", {"exp": 2.0}, "repeats exponentials"),
-        ("e", {"wide": 0.5}, "narrow accesses"),
+        ("e", {"wide": 0.5}, "narrow loads"),
     ):
         add(Store(tmp_path), name, figures(**changed))
         found = {entry.kernel: entry.faults for entry in _entries(read_results(tmp_path))}

@@ -12,6 +12,7 @@ from visgen_kernels.roofline import Work
 from visgen_kernels.shapes import SHAPES
 from visgen_kernels.static.analysis import Analysis, Facts, Specimen, analyse
 from visgen_kernels.static.compile import CompileFailed
+from visgen_kernels.static.facts import tensors_of
 from visgen_kernels.static.signature import load_launches
 from visgen_kernels.static.specimens import Layer, specimens, tile_of
 from visgen_kernels.static.targets import TARGETS
@@ -82,6 +83,7 @@ def _own_facts(task: OwnTask, label: str, launch: Launch) -> Facts:
         flops=task.flops,
         whole=task.passes,
         work=_own_work(task, programs),
+        tensors=tensors_of(launch),
     )
 
 

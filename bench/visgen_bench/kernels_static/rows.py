@@ -17,6 +17,7 @@ from visgen_bench.kernels_static.request import OwnTask, Task
 from visgen_kernels.roofline import Work, devices, devices_of, floor
 from visgen_kernels.shapes import SHAPES, Shape
 from visgen_kernels.static.analysis import Analysis, Prediction
+from visgen_kernels.static.counts import Access
 from visgen_kernels.static.report import LoopCost, Report
 from visgen_kernels.static.specimens import DTYPES
 from visgen_kernels.static.targets import TARGETS
@@ -190,15 +191,23 @@ def _code_rows(analysis: Analysis, tile: Mapping[str, Any]) -> Iterator[Row]:
     yield _row("exp_instructions", counts.exponentials, "code")
     yield _row("atomics", counts.atomics, "code")
     yield _row("bulk_copies", counts.bulk, "code")
-    widest = analysis.facts.widest
-    accesses = {str(one.width): one.count for one in counts.accesses}
-    yield _row(
-        "wide_share",
-        counts.wide_share(widest),
-        "code",
-        reason=found.unread.get("wide_share"),
-        opts={"bytes": widest, "accesses": accesses},
-    )
+    for phase, moved in (("code", counts.loads), ("code/stores", counts.stores)):
+        yield _row(
+            "wide_share",
+            counts.wide_share(analysis.facts.widest, stores=moved is counts.stores),
+            phase,
+            reason=found.unread.get(phase.replace("code", "wide_share")),
+            opts={
+                "bytes": analysis.facts.widest,
+                "accesses": _by_width(moved.tensors),
+                "others": _by_width(moved.others),
+                "unattributed": _by_width(moved.unattributed),
+            },
+        )
+
+
+def _by_width(accesses: Iterable[Access]) -> dict[str, int]:
+    return {str(one.width): one.count for one in accesses}
 
 
 def _loops(found: Report) -> list[tuple[str, LoopCost]]:

@@ -21,8 +21,9 @@ LEGEND = (
     "regs: registers of a thread; spill: bytes of local memory; KiB: shared memory of a block; "
     "blocks: resident (r registers, s shared memory, w warps, b blocks limit); instr, exp: "
     "instructions, exponentials for each score in the loop over whole tiles; work: matrix FLOPs "
-    "executed over needed; wide: share of bytes moved as wide as the strides allow; floor: "
-    "microseconds of the binding limit; model: predicted microseconds, nothing was run."
+    "executed over needed; wide: of the loaded bytes of q, k, v and the like, the share in loads "
+    "as wide as their strides allow; floor: microseconds of the binding limit; model: predicted "
+    "microseconds, nothing was run."
 )
 
 
@@ -124,9 +125,6 @@ def own_lines(findings: Sequence[Finding]) -> list[str]:
 def _facts(analysis: Analysis, task: Task | OwnTask) -> list[tuple[str, str]]:
     found, counts = analysis.report, analysis.report.whole.counts
     compiled, occupancy, target = found.compiled, found.occupancy, TARGETS[analysis.target]
-    accesses = ", ".join(f"{one.count} x {one.width} bytes" for one in counts.accesses)
-    wide = counts.wide_share(analysis.facts.widest)
-    share = found.unread.get("wide_share", "") if wide is None else f"{wide:.0%} of the bytes wide"
     spilled = "" if compiled.spilled is None else f", {compiled.spilled} registers spilled"
     rows = [
         ("warps", f"{compiled.warps} a block"),
@@ -145,7 +143,8 @@ def _facts(analysis: Analysis, task: Task | OwnTask) -> list[tuple[str, str]]:
         ("instructions", f"{counts.total}: {_pipes(counts.pipes)}"),
         ("matrix", ", ".join(f"{n} {name}" for name, n in counts.matrix.items()) or "none"),
         ("exponentials", str(counts.exponentials)),
-        ("global memory", f"{accesses or 'no access'}; {share}"),
+        ("loads", _moved_text(analysis, stores=False)),
+        ("stores", _moved_text(analysis, stores=True)),
         ("bulk copies, atomics", f"{counts.bulk}, {counts.atomics}"),
     ]
     for place, loop in enumerate(found.loops):
@@ -153,10 +152,31 @@ def _facts(analysis: Analysis, task: Task | OwnTask) -> list[tuple[str, str]]:
     rows += [
         (f"not read ({name})", reason)
         for name, reason in found.unread.items()
-        if name != "wide_share"
+        if not name.startswith("wide_share")
     ]
     rows += [(devices()[one.device].name, _device_text(one)) for one in analysis.predictions]
     return rows
+
+
+def _moved_text(analysis: Analysis, *, stores: bool) -> str:
+    """Loads or stores of global memory by pointer and width, and how many bytes are wide."""
+    found, facts = analysis.report, analysis.facts
+    counts = found.whole.counts
+    moved = counts.stores if stores else counts.loads
+    names = "all pointers" if facts.tensors is None else ", ".join(sorted(facts.tensors))
+    parts = [
+        f"{through}: " + ", ".join(f"{one.count} x {one.width} bytes" for one in accesses)
+        for through, accesses in (
+            (names, moved.tensors),
+            ("others", moved.others),
+            ("unattributed", moved.unattributed),
+        )
+        if accesses
+    ]
+    wide = counts.wide_share(facts.widest, stores=stores)
+    reason = found.unread.get("wide_share/stores" if stores else "wide_share", "")
+    share = reason if wide is None else f"{wide:.0%} of the bytes of {names} wide"
+    return "; ".join([*parts, share])
 
 
 def _loop_text(loop: LoopCost) -> str:

@@ -41,6 +41,7 @@ class Facts:
         step_bytes: Of global memory that one of them reads.
         work: The least that the whole launch has to do; None: unknown.
         widest: Bytes of the widest access that the strides allow.
+        tensors: The pointer arguments it is for, those of q, k, v and the like; None: all.
         dtype: Of the operands of matrix products.
     """
 
@@ -59,6 +60,7 @@ class Facts:
     step_bytes: float = 0.0
     work: Work | None = None
     widest: int = 16
+    tensors: frozenset[str] | None = None
     dtype: str = "bf16"
 
 
@@ -115,7 +117,7 @@ def analyse(specimen: Specimen, target: Target) -> Analysis:
     compiled = compile_launch(specimen.launch, target)
     found = read(compiled, facts)
     predictions = tuple(predict(facts, found, device) for device in devices_of(target.name))
-    found = replace(found, compiled=replace(compiled, code=""))
+    found = replace(found, compiled=replace(compiled, code="", ttgir="", ptx=""))
     return Analysis(facts, target.name, found, predictions)
 
 
@@ -129,6 +131,7 @@ def read(compiled: Compiled, facts: Facts) -> Report:
         has_whole=facts.has_whole,
         steps=facts.steps,
         step_bytes=facts.step_bytes,
+        tensors=facts.tensors,
     )
 
 

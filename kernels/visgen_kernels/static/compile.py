@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,14 @@ class Compiled:
     Attributes:
         target: What it was compiled for.
         warps: Per block.
-        code: SASS of `nvdisasm -c`, or AMD assembly.
+        code: SASS of `nvdisasm -c`, or AMD assembly; with lines of its source, if they were kept.
         registers: Per thread (AMD: vector registers, accumulators included).
         stack: Bytes of local memory per thread; more than 0 means spills.
         shared: Bytes of shared memory per block, as the compiler laid it out.
         name: The kernel's.
         spilled: Vector registers spilled, where the compiler says so (AMD); None on NVIDIA.
+        ttgir: Triton's own code of the kernel, before it became the machine's.
+        ptx: What NVIDIA's assembler was given; "" on AMD.
     """
 
     target: Target
@@ -80,6 +82,8 @@ class Compiled:
     shared: int
     name: str = ""
     spilled: int | None = None
+    ttgir: str = ""
+    ptx: str = ""
 
     @property
     def fits(self) -> bool:
@@ -143,8 +147,10 @@ def compile_source(source: Source, target: Target) -> Compiled:
         raise CompileFailed(f"{source.name} for {target.name}: {_in_short(error)}") from error
     warps, shared = int(built.metadata.num_warps), int(built.metadata.shared)
     if target.is_amd:
-        return _read_amd(built.asm["amdgcn"], target, source.name, warps, shared)
-    return _read_nvidia(built.asm["cubin"], target, source.name, warps, shared)
+        found = _read_amd(built.asm["amdgcn"], target, source.name, warps, shared)
+    else:
+        found = _read_nvidia(built.asm["cubin"], target, source.name, warps, shared)
+    return replace(found, ttgir=built.asm["ttgir"], ptx=built.asm.get("ptx", ""))
 
 
 def _in_short(error: Exception) -> str:
@@ -167,7 +173,7 @@ def _read_nvidia(cubin: bytes, target: Target, name: str, warps: int, shared: in
         with os.fdopen(handle, "wb") as file:
             file.write(cubin)
         usage = _tool("cuobjdump", "--dump-resource-usage", path)
-        code = _tool("nvdisasm", "-c", path)
+        code = _tool("nvdisasm", "-c", "--print-line-info-ptx", path)
     finally:
         Path(path).unlink()
     lines = [line for line in usage.splitlines() if " REG:" in line]

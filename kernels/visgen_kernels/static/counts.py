@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from visgen_kernels.static.loops import Instruction
+from visgen_kernels.static.pointers import ELSEWHERE, Pointers
 
 # Longest prefix wins. What is in no list is counted as `other` and shown.
 _SASS_PIPES = {
@@ -72,6 +73,31 @@ class Access:
 
     width: int
     count: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Loads, or stores, of global memory by width; bulk copies (TMA) are left out.
+
+    Attributes:
+        tensors: Through the pointers that are asked about.
+        others: Through others.
+        unattributed: Through one or the other; the code does not say.
+    """
+
+    tensors: tuple[Access, ...]
+    others: tuple[Access, ...] = ()
+    unattributed: tuple[Access, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """That one lane's instructions move, all pointers together."""
+        every = (*self.tensors, *self.others, *self.unattributed)
+        return sum(access.width * access.count for access in every)
+
+    def wide_share(self, width: int) -> float | None:
+        """Of the tensors' bytes, the share in accesses of at least `width` bytes; None: unknown."""
+        return None if self.unattributed else wide_share(self.tensors, width)
 
 
 def pipe_of(instruction: Instruction, *, amd: bool) -> str:
@@ -138,13 +164,46 @@ def exponentials(instructions: Iterable[Instruction], *, amd: bool) -> int:
 
 
 def global_accesses(instructions: Iterable[Instruction], *, amd: bool) -> tuple[Access, ...]:
-    """Loads and stores of global memory by width, widest first; bulk copies (TMA) are left out."""
+    """Loads and stores of global memory by width, widest first; no bulk copies (TMA)."""
     widths: Counter[int] = Counter()
     for one in instructions:
         width = _width(one.mnemonic, amd)
         if width:
             widths[width] += 1
     return tuple(Access(width, widths[width]) for width in sorted(widths, reverse=True))
+
+
+def moved(
+    instructions: Iterable[Instruction],
+    *,
+    amd: bool,
+    store: bool,
+    pointers: Pointers | None = None,
+    tensors: frozenset[str] | None = None,
+) -> Moved:
+    """Loads, or stores, apart by the pointers they go through; `tensors` None asks about all."""
+    word = "_store" if amd else "STG"
+    found: dict[bool | None, list[Instruction]] = {True: [], False: [], None: []}
+    for one in instructions:
+        if _width(one.mnemonic, amd) and (word in one.mnemonic) == store:
+            found[_goes_through(one, store, pointers, tensors)].append(one)
+    asked, other, unknown = (global_accesses(found[key], amd=amd) for key in (True, False, None))
+    return Moved(asked, other, unknown)
+
+
+def _goes_through(
+    instruction: Instruction,
+    store: bool,
+    pointers: Pointers | None,
+    tensors: frozenset[str] | None,
+) -> bool | None:
+    """Whether an access goes through one of the tensors; None if that is unknown."""
+    if pointers is None or tensors is None:
+        return True
+    names = pointers.behind(instruction, store=store)
+    if names <= tensors:
+        return True
+    return None if ELSEWHERE in names or names & tensors else False
 
 
 def wide_share(accesses: Iterable[Access], width: int) -> float | None:

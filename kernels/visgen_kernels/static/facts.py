@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from visgen_kernels.attention.arguments import Rows, head_parts
 from visgen_kernels.launch import Launch
@@ -29,6 +31,7 @@ def facts_of(launch: Launch, shape: Shape, direction: str, dtype: str = "bf16") 
             "programs": launch.programs,
             "tile": tile_of(launch),
             "widest": widest_access(launch),
+            "tensors": tensors_of(launch),
             "dtype": dtype,
             **known,
         }
@@ -61,20 +64,47 @@ def tile_of(launch: Launch) -> dict[str, int]:
 
 def widest_access(launch: Launch) -> int:
     """Bytes of the widest access that the strides of all rows of numbers allow, at most 16."""
-    found = [16]
+    return min([16, *(rows.unit.value * rows.base.itemsize for _, rows in _rows(launch))])
 
-    def look(value: Any) -> None:
-        unit, base = getattr(value, "unit", None), getattr(value, "base", None)
-        if unit is not None and base is not None:
-            vector = isinstance(value, Rows) and value.d.value == 1
-            if not vector:
-                found.append(unit.value * base.itemsize)
-        elif isinstance(value, tuple):
-            for part in value:
-                look(part)
 
-    look(launch.arguments)
-    return min(found)
+def tensors_of(launch: Launch) -> frozenset[str]:
+    """Names of the pointer arguments whose rows could be read at the widest access.
+
+    Tensors of rows (q, k, v, outputs, their gradients), not a number a row (the log-sum-exp), nor
+    tables. A kernel that takes no such argument: its tensors of the narrowest floating type, as
+    wider ones beside them hold statistics and sums.
+    """
+    rows = frozenset(f"{name}.base" for name, _ in _rows(launch))
+    if rows:
+        return rows
+    pointers = {name: x for name, x in _arguments(launch) if isinstance(x, Tensor)}
+    floating = {name: x for name, x in pointers.items() if x.is_floating_point()} or pointers
+    narrowest = min((x.itemsize for x in floating.values()), default=0)
+    return frozenset(name for name, x in floating.items() if x.itemsize == narrowest)
+
+
+def _rows(launch: Launch) -> Iterator[tuple[str, Any]]:
+    """Arguments that say how rows of several numbers lie in memory, by name."""
+    for name, value in _arguments(launch):
+        is_rows = hasattr(value, "unit") and hasattr(value, "base")
+        if is_rows and not (isinstance(value, Rows) and value.d.value == 1):
+            yield name, value
+
+
+def _arguments(launch: Launch) -> Iterator[tuple[str, Any]]:
+    """All that a launch is given, and what tuples in it hold, by the names Triton uses: `t.q`."""
+
+    def inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        yield name, value
+        if isinstance(value, tuple):
+            fields = getattr(value, "_fields", range(len(value)))
+            for field, part in zip(fields, value, strict=True):
+                yield from inside(f"{name}.{field}", part)
+
+    for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
+        yield from inside(name, value)
+    for name, value in launch.constants.items():
+        yield from inside(name, value)
 
 
 def _padded(shape: Shape) -> tuple[int, int]:

@@ -15,16 +15,27 @@ _SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;")
 _SASS_LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 _SASS_TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 _SASS_CONDITION = re.compile(r"^@!?U?P[0-9]|^\S+\s+(!?U?P[0-9]|~?UR)|^(@\S+\s+)?BRA\.(DIV|CONV)")
+_SASS_PLACE = re.compile(r'^\s*//## File "\.nv_debug_ptx_txt", line (\d+)')
 _AMD_LABEL = re.compile(r"^(\.LBB\d+_\d+):")
+_AMD_FILE = re.compile(r'^\t\.file\t(\d+) "([^"]*)"(?: "([^"]*)")?')
+_AMD_PLACE = re.compile(r"^\t\.loc\t(\d+) (\d+) (\d+)")
 _AMD_TARGET = re.compile(r"(\.LBB\d+_\d+)")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: its mnemonic without predicate, its whole text."""
+    """One instruction.
+
+    Attributes:
+        mnemonic: Without predicate.
+        text: All of it.
+        place: Of its source, `file:line:column` (AMD), or `ptx:line` (NVIDIA: a line of the PTX
+            that it was made from); "" if the code does not say.
+    """
 
     mnemonic: str
     text: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,10 @@ def read_program(code: str, *, amd: bool) -> Program:
 def _parse(code: str, amd: bool) -> tuple[list[Instruction], dict[str, int]]:
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
+    sources = _Sources(amd)
     for line in code.splitlines():
+        if sources.moved(line):
+            continue
         label = (_AMD_LABEL if amd else _SASS_LABEL).match(line)
         if label:
             labels[label.group(1)] = len(instructions)
@@ -78,12 +92,36 @@ def _parse(code: str, amd: bool) -> tuple[list[Instruction], dict[str, int]]:
         if text:
             words = text.split()
             at = 1 if words[0].startswith("@") else 0
-            instructions.append(Instruction(words[at], text))
+            instructions.append(Instruction(words[at], text, sources.place))
         if amd and text.startswith("s_endpgm"):
             break  # what follows is data and metadata
     while instructions and instructions[-1].mnemonic == "NOP":  # fills up the last line of code
         instructions.pop()
     return instructions, labels
+
+
+class _Sources:
+    """Where the instructions that follow come from, as the text announces it."""
+
+    def __init__(self, amd: bool) -> None:
+        self.amd, self.place = amd, ""
+        self._files: dict[str, str] = {}
+
+    def moved(self, line: str) -> bool:
+        """Whether a line is such an announcement."""
+        if not self.amd:
+            found = _SASS_PLACE.match(line)
+            self.place = f"ptx:{found.group(1)}" if found else self.place
+            return bool(found)
+        file, found = _AMD_FILE.match(line), _AMD_PLACE.match(line)
+        if file:
+            number, folder, name = file.groups()
+            self._files[number] = f"{folder}/{name}" if name else folder
+        if found:
+            number, *place = found.groups()
+            known = number in self._files and place[0] != "0"
+            self.place = ":".join((self._files[number], *place)) if known else ""
+        return bool(file or found)
 
 
 def _sass_text(line: str) -> str:

@@ -14,21 +14,21 @@ from math import log2
 
 from visgen_kernels.static.compile import Compiled
 from visgen_kernels.static.counts import (
-    Access,
+    Moved,
     atomics,
     bulk_copies,
     by_pipe,
     exponentials,
-    global_accesses,
     local_accesses,
     matrix_instructions,
     mma_flops,
+    moved,
     pipe_of,
     shared_bytes,
-    wide_share,
 )
 from visgen_kernels.static.loops import Instruction, Loop, Program, read_program
 from visgen_kernels.static.occupancy import Occupancy, occupancy
+from visgen_kernels.static.pointers import Pointers, read_pointers
 
 # Pipes of instructions that do something; loops without any wait for a barrier.
 _BUSY = ("mma", "mufu", "fma", "ldg", "lds")
@@ -44,7 +44,8 @@ class Counts:
         matrix: Matrix instructions by mnemonic.
         matrix_flops: That one warp's matrix instructions stand for; None if they carry no shape.
         exponentials: Exponential instructions.
-        accesses: Loads and stores of global memory by width.
+        loads: Of global memory by width.
+        stores: Of global memory by width.
         bulk: Copies whose size the instruction does not say.
         local: Loads and stores of local memory.
         shared: Bytes of shared memory that a lane reads and writes.
@@ -56,15 +57,19 @@ class Counts:
     matrix: Mapping[str, int]
     matrix_flops: float | None
     exponentials: int
-    accesses: tuple[Access, ...]
+    loads: Moved
+    stores: Moved
     bulk: int
     local: int
     shared: int
     atomics: int
 
-    def wide_share(self, width: int) -> float | None:
-        """Share of bytes in accesses of at least `width` bytes; None if it cannot be known."""
-        return None if self.bulk else wide_share(self.accesses, width)
+    def wide_share(self, width: int, *, stores: bool = False) -> float | None:
+        """Of the tensors' loaded (stored) bytes, the share in accesses of at least `width` bytes.
+
+        None if it cannot be known.
+        """
+        return None if self.bulk else (self.stores if stores else self.loads).wide_share(width)
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ def report(
     has_whole: bool = True,
     steps: int = 1,
     step_bytes: float = 0.0,
+    tensors: frozenset[str] | None = None,
 ) -> Report:
     """Read a kernel whose main loop computes `scores` scores with `flops` matrix FLOPs a pass.
 
@@ -149,7 +155,8 @@ def report(
     its matrix work against that of the largest loop. Where no loop goes over whole tiles
     (`has_whole` false), all of them compute `masked_scores`. A pass is one of `steps` steps that
     read `step_bytes` of global memory each, unless the compiler has unrolled them: then a loop
-    reads what all of them read.
+    reads what all of them read. `tensors` are the pointer arguments whose loads and stores are to
+    be counted apart from those of others; None: all.
     """
     amd = compiled.target.is_amd
     program = read_program(compiled.code, amd=amd)
@@ -157,11 +164,15 @@ def report(
     if not loops and scores is not None and not by_pipe(program.instructions, amd=amd)["mma"]:
         loops = _by_other_anchors(program, amd=amd)
     counted = [count(loop.instructions, amd=amd) for loop in loops]
+    pointers = None if tensors is None else read_pointers(compiled.ttgir, compiled.ptx)
+    every = count(program.instructions, amd=amd, pointers=pointers, tensors=tensors)
     share = masked_scores / scores if masked_scores and scores and not has_whole else 1.0
     lanes = compiled.warps * compiled.target.warp
-    unrolled = [steps if _read(one) * lanes > (steps - 0.5) * step_bytes else 1 for one in counted]
+    unrolled = [
+        steps if one.loads.bytes * lanes > (steps - 0.5) * step_bytes else 1 for one in counted
+    ]
     parts = [part * share * times for part, times in zip(_parts(counted), unrolled, strict=True)]
-    whole = _cost(count(program.instructions, amd=amd), compiled, scores, flops)
+    whole = _cost(every, compiled, scores, flops)
     return Report(
         compiled=compiled,
         occupancy=occupancy(compiled),
@@ -192,24 +203,30 @@ def _parts(loops: Sequence[Counts]) -> list[float]:
     return [2.0 ** round(log2(size / max(known))) for size in known]
 
 
-def _read(counts: Counts) -> int:
-    """Bytes of global memory that one lane's instructions move."""
-    return sum(access.width * access.count for access in counts.accesses)
-
-
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def count(instructions: tuple[Instruction, ...], *, amd: bool) -> Counts:
+def count(
+    instructions: tuple[Instruction, ...],
+    *,
+    amd: bool,
+    pointers: Pointers | None = None,
+    tensors: frozenset[str] | None = None,
+) -> Counts:
     """Counts of a stretch of code."""
+    loads, stores = (
+        moved(instructions, amd=amd, store=store, pointers=pointers, tensors=tensors)
+        for store in (False, True)
+    )
     return Counts(
         total=len(instructions),
         pipes=dict(by_pipe(instructions, amd=amd)),
         matrix=dict(matrix_instructions(instructions, amd=amd)),
         matrix_flops=mma_flops(instructions, amd=amd),
         exponentials=exponentials(instructions, amd=amd),
-        accesses=global_accesses(instructions, amd=amd),
+        loads=loads,
+        stores=stores,
         bulk=bulk_copies(instructions, amd=amd),
         local=local_accesses(instructions, amd=amd),
         shared=shared_bytes(instructions, amd=amd),
@@ -245,8 +262,15 @@ def _unread(whole: Counts, loops: bool, scores: float | None) -> dict[str, str]:
         reasons["mma_ratio"] = f"the mnemonic carries no shape ({unknown})"
     if scores is None:
         reasons["instructions"] = "the number of scores (results) of one pass was not given"
-    if whole.bulk:
-        reasons["wide_share"] = f"{whole.bulk} bulk copies (TMA) do not say their size"
-    elif not whole.accesses:
-        reasons["wide_share"] = "no load or store of global memory was found"
+    for name, word, found in (
+        ("wide_share", "load", whole.loads),
+        ("wide_share/stores", "store", whole.stores),
+    ):
+        unknown = sum(access.count for access in found.unattributed)
+        if whole.bulk:
+            reasons[name] = f"{whole.bulk} bulk copies (TMA) do not say their size"
+        elif unknown:
+            reasons[name] = f"{unknown} {word}s may go through these pointers or through others"
+        elif not found.tensors:
+            reasons[name] = f"no {word} of global memory through these pointers was found"
     return reasons

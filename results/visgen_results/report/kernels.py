@@ -136,7 +136,7 @@ class Entry:
                 found.append("repeats exponentials")
         wide = self.get("wide_share", "code")
         if wide is not None and wide < LEAST_WIDE:
-            found.append("narrow accesses")
+            found.append("narrow loads")
         return list(dict.fromkeys(found))
 
 

@@ -73,6 +73,17 @@ def test_pipes_add_up_to_the_loop(recorded: Recorded) -> None:
     assert sum(parts) == pytest.approx(total)
 
 
+def test_wide_loads_are_apart_from_wide_stores(recorded: Recorded) -> None:
+    loads, stores = (
+        next(r for r in recorded.metrics if (r["metric"], r["phase"]) == ("wide_share", phase))
+        for phase in ("code", "code/stores")
+    )
+    assert loads["value"] == stores["value"] == 1
+    assert loads["metric_opts"]["bytes"] == 16
+    assert set(loads["metric_opts"]["accesses"]) == {"16"}
+    assert stores["metric_opts"]["others"] == {"4": 1}  # the log-sum-exp
+
+
 def test_a_direction_adds_its_kernels_up(finding: Finding, recorded: Recorded) -> None:
     whole = record_direction(TASK, [finding, finding], {})
     assert whole is not None

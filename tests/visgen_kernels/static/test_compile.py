@@ -71,7 +71,7 @@ def test_every_target_compiles_and_is_read_back(target: str) -> None:
 
 def test_an_address_of_unknown_alignment_makes_accesses_narrow() -> None:
     shifted = compile_launch(plain(meta(8, 1024, 64).view(-1)[1:], 1024), SM_90)
-    accesses = report(shifted).whole.counts.accesses
+    accesses = report(shifted).whole.counts.loads.tensors
     assert [access.width for access in accesses] == [2]
 
 

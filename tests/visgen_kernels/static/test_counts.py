@@ -4,15 +4,18 @@ import pytest
 
 from visgen_kernels.static.counts import (
     Access,
+    Moved,
     atomics,
     bulk_copies,
     global_accesses,
     mma_flops,
+    moved,
     pipe_of,
     shared_bytes,
     wide_share,
 )
 from visgen_kernels.static.loops import Instruction
+from visgen_kernels.static.pointers import ELSEWHERE, Pointers
 
 
 def named(*mnemonics: str) -> list[Instruction]:
@@ -70,6 +73,23 @@ def test_bytes_weigh_not_instructions() -> None:
     assert wide_share(accesses, 16) == 32 / 40
     assert wide_share(accesses, 4) == 1.0
     assert wide_share((), 16) is None
+
+
+@pytest.mark.parametrize("amd", [False, True])
+def test_loads_and_stores_are_apart_by_the_pointers_they_go_through(amd: bool) -> None:
+    load, store = ("buffer_load_dwordx4", "global_store_dword") if amd else ("LDG.E.128", "STG.E")
+    code = [Instruction(load, load, place) for place in ("1", "2", "2", "3", "4", "4", "4", "4")]
+    code.append(Instruction(store, store, "1"))
+    q, sums = frozenset({"q"}), frozenset({"sums"})
+    known = Pointers({"1": q, "2": sums, "3": q | sums, "4": frozenset({ELSEWHERE})}, {"1": sums})
+    found = moved(code, amd=amd, store=False, pointers=known, tensors=q)
+    assert found == Moved((Access(16, 1),), (Access(16, 2),), (Access(16, 5),))
+    assert found.bytes == 16 * 8
+    assert found.wide_share(16) is None  # it would be a guess
+    found = moved(code, amd=amd, store=True, pointers=known, tensors=q)
+    assert found == Moved((), (Access(4, 1),))
+    # Asked about all pointers, it does not matter which they are.
+    assert moved(code, amd=amd, store=False) == Moved((Access(16, 8),))
 
 
 def test_bulk_copies_are_counted_but_not_measured() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from visgen_kernels.roofline import devices
 from visgen_kernels.static.compile import Compiled
+from visgen_kernels.static.counts import Moved
 from visgen_kernels.static.cycles import Cycles, cycles, grid_cycles, launched
 from visgen_kernels.static.report import Counts
 from visgen_kernels.static.targets import TARGETS
@@ -12,7 +13,8 @@ H100, MI300X = devices()["h100-sxm"], devices()["mi300x"]
 
 
 def counts(pipes: dict[str, int], flops: float | None, shared: int = 0) -> Counts:
-    return Counts(sum(pipes.values()), pipes, {}, flops, pipes.get("mufu", 0), (), 0, 0, shared, 0)
+    total, exponentials, none = sum(pipes.values()), pipes.get("mufu", 0), Moved(())
+    return Counts(total, pipes, {}, flops, exponentials, none, none, 0, 0, shared, 0)
 
 
 def test_a_tile_of_128_x_128_at_64_channels_by_hand() -> None:

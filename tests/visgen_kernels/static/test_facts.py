@@ -8,7 +8,7 @@ from visgen_kernels.launch import Launch
 from visgen_kernels.layouts import Sequence
 from visgen_kernels.shapes import SHAPES
 from visgen_kernels.static.analysis import Facts, Specimen
-from visgen_kernels.static.facts import KERNELS, facts_of, widest_access
+from visgen_kernels.static.facts import KERNELS, facts_of, tensors_of, widest_access
 from visgen_kernels.static.plain_loop import plain_loop
 from visgen_kernels.static.specimens import Layer, specimens
 from visgen_kernels.static.targets import TARGETS
@@ -103,7 +103,26 @@ def test_vectors_do_not_make_rows_narrow() -> None:
     x = torch.empty(2, 8, 3, 64, device="meta", dtype=torch.bfloat16)
     row = rows_of(Sequence(), x)
     assert isinstance(row, Rows)
-    assert widest_access(Launch(None, 1, ((row, 3), None, 7))) == 16
+    assert widest_access(Launch(plain_loop, 1, ((row, 3), None, 7))) == 16
+
+
+def test_tensors_are_those_of_rows_not_statistics_or_tables() -> None:
+    found = named("D5", "double_backward")
+    assert found["double_keys"].facts.tensors == {
+        *(f"t.{name}.base" for name in ("q", "k", "v", "grad", "of_q", "of_k", "of_v")),
+        "gk.base",
+        "gv.base",
+    }
+    assert found["delta"].facts.tensors == {"grad.base", "out.base"}
+
+
+def test_without_rows_they_are_those_of_the_narrowest_floating_type() -> None:
+    def meta(dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(64, device="meta", dtype=dtype)
+
+    x, sums, places = meta(torch.bfloat16), meta(torch.float32), meta(torch.int8)
+    assert tensors_of(Launch(plain_loop, 1, (x, sums, places, x))) == {"q", "out"}
+    assert tensors_of(Launch(plain_loop, 1, (places, places))) == {"q", "k"}
 
 
 def test_a_kernel_that_is_not_known_has_no_figures_of_its_own() -> None:

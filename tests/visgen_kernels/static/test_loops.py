@@ -56,3 +56,17 @@ def test_amd_code_is_read_alike() -> None:
     (loop,) = program.innermost(lambda one: one.mnemonic.startswith("v_mfma"))
     assert len(loop.instructions) == 4
     assert by_pipe(loop.instructions, amd=True) == {"ldg": 1, "mma": 1, "mufu": 1, "control": 1}
+
+
+def test_instructions_say_what_they_were_made_from() -> None:
+    announced = SASS.replace(
+        "        /*0010*/", '\t//## File ".nv_debug_ptx_txt", line 12\n        /*0010*/'
+    )
+    places = [one.place for one in read_program(announced, amd=False).instructions]
+    assert places[:3] == ["", "ptx:12", "ptx:12"]
+    code = (
+        '\t.file\t1 "/kernels" "k.py"\n\t.loc\t1 7 5 ; k.py:7:5\n\tv_nop\n'
+        "\t.loc\t1 0 0 is_stmt 0\n\tv_nop\n\ts_endpgm\n"
+    )
+    places = [one.place for one in read_program(code, amd=True).instructions]
+    assert places == ["/kernels/k.py:7:5", "", ""]

@@ -113,3 +113,44 @@ def test_the_size_of_a_bulk_copy_is_not_made_up() -> None:
     found = report(compiled(code))
     assert found.whole.counts.wide_share(16) is None
     assert found.unread["wide_share"].startswith("1 bulk copies (TMA)")
+
+
+PTX = """.file 1 "k.py"
+.loc 1 1 5
+ld.global.v4.b32 q;
+.loc 1 2 5
+ld.global.b32 sums;
+.loc 1 3 5
+st.global.v2.b32 o;
+"""
+TTGIR = """tt.func public @k(%q: !tt.ptr<bf16>, %sums: !tt.ptr<f32>, %o: !tt.ptr<bf16>) {
+%0 = tt.load %q : !tt.ptr<bf16> loc(#loc1)
+%1 = tt.load %sums : !tt.ptr<f32> loc(#loc2)
+tt.store %o, %0 : !tt.ptr<bf16> loc(#loc3)
+#loc1 = loc("k.py":1:5)
+#loc2 = loc("k.py":2:5)
+#loc3 = loc("k.py":3:5)
+"""
+
+
+def made_from(*code: tuple[str, int]) -> Compiled:
+    """Instructions, each with the line of PTX that it was made from."""
+    place = '\t//## File ".nv_debug_ptx_txt", line'
+    text = "".join(f"{place} {line}\n        /*0010*/  {one} ;\n" for one, line in code)
+    return Compiled(TARGETS["sm_90"], 1, text, 64, 0, 0, ttgir=TTGIR, ptx=PTX)
+
+
+def test_loads_of_other_pointers_have_no_part_in_the_share_and_stores_have_their_own() -> None:
+    made = made_from(("LDG.E.128 R4", 3), ("LDG.E R8", 5), ("STG.E.64 R4", 7), ("EXIT", 7))
+    counts = report(made, tensors=frozenset({"q", "o"})).whole.counts
+    assert (counts.wide_share(16), counts.wide_share(16, stores=True)) == (1, 0)
+    counts = report(made).whole.counts  # of all pointers
+    assert counts.wide_share(16) == 16 / 20
+
+
+def test_a_share_that_cannot_be_known_has_its_reason() -> None:
+    made = made_from(("LDG.E.128 R4", 3), ("LDG.E R8", 99), ("EXIT", 99))
+    found = report(made, tensors=frozenset({"q", "o"}))
+    assert found.whole.counts.wide_share(16) is None
+    assert found.unread["wide_share"] == "1 loads may go through these pointers or through others"
+    assert found.unread["wide_share/stores"].startswith("no store of global memory through these")

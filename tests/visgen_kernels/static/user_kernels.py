@@ -28,6 +28,30 @@ def scaled(x, sizes, factor, BLOCK: tl.constexpr, ROWS: tl.constexpr = 2):
         tl.store(place, tl.load(place, mask=i < sizes[0]) * factor, mask=i < sizes[0])
 
 
+@triton.jit
+def centred(x, mean, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """out = x - mean: rows in 16 bits, one float32 number a row."""
+    row = tl.arange(0, ROWS)
+    cell = row[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tile = tl.load(x + cell, mask=row[:, None] >= 1, other=0.0)
+    shift = tl.load(mean + row, mask=row >= 1, other=0.0)
+    tl.store(out + cell, (tile - shift[:, None]).to(out.dtype.element_ty))
+
+
+@triton.jit
+def _loaded(pointers):
+    return tl.load(pointers)
+
+
+@triton.jit
+def centred_alike(x, mean, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The same; one line loads both."""
+    row = tl.arange(0, ROWS)
+    cell = row[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    shifted = _loaded(x + cell) - _loaded(mean + row)[:, None]
+    tl.store(out + cell, shifted.to(out.dtype.element_ty))
+
+
 @triton.autotune(
     configs=[
         triton.Config({"BLOCK": 128}, num_warps=2),
