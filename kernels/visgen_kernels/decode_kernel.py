@@ -51,7 +51,8 @@ class Size(NamedTuple):
 def _head(x, sample, head):
     """Address of one head of a sample; int64, because a cache may hold more than 2^31 numbers."""
     offset = sample.to(tl.int64) * x.strides[0] + head.to(tl.int64) * x.strides[5]
-    return x.base + offset * x.unit
+    base = x.base + offset * x.unit
+    return base + x.first if x.first > 0 else base
 
 
 @triton.jit

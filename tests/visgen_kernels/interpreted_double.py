@@ -63,6 +63,7 @@ def cases() -> dict[str, dict[str, Any]]:
         },
         "values of another width": {"q": (1, 17, 1, 24), "k": (1, 20, 1, 24), "d_v": 60},
         "packed": {"q": (2, 17, 2, 24), "packed": True},
+        "k at 360 bytes": {"q": (1, 17, 3, 30), "packed": True},
         "temporal": {"q": (2, 5, 3, 2, 16), "layout": Axis(1)},
         "spatial": {"q": (1, 3, 17, 2, 16), "layout": Axis(2), "mask": Causal()},
         "windows": {"q": (1, 8, 6, 2, 16), "layout": Windows(4, 6), "size": (4, 6), "tile": 32},

@@ -59,6 +59,7 @@ def cases() -> dict[str, dict[str, Any]]:
             "q": (2, 17, 2, 24), "k": (2, 40, 2, 24), "d_v": 60,
         },
         "packed": {"q": (2, 20, 2, 72), "packed": True},
+        "k at 180 bytes": {"q": (2, 20, 3, 30), "packed": True, "dtype": torch.bfloat16},
         "temporal": {"q": (2, 5, 7, 2, 16), "layout": Axis(1)},
         "spatial": {"q": (2, 5, 7, 2, 16), "layout": Axis(2)},
         "rows of a volume": {"q": (2, 3, 4, 5, 2, 16), "layout": Axis(2)},

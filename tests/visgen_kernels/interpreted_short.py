@@ -121,6 +121,7 @@ def cases() -> dict[str, Case]:
         "sharp": Case((2, 16, 4, 16), scale=25.0),
         "fp16": Case((2, 13, 2, 72), dtype=torch.float16),
         "bf16": Case((2, 13, 3, 72), dtype=torch.bfloat16, mask=Causal(), packed=True),
+        "k at 180 bytes": Case((2, 13, 3, 30), dtype=torch.bfloat16, packed=True),
         "bf16, fours, bias": Case((2, 4, 3, 24), size=(2, 2), dtype=torch.bfloat16),
         "bf16, long": Case((1, 64, 1, 64), size=(8, 8), dtype=torch.bfloat16),
     }  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 
 from visgen_kernels import Axis, Causal, Sequence, SlidingWindow, Windows
 from visgen_kernels.attention.addressing import NotStrided, tokens_of
-from visgen_kernels.attention.arguments import head_parts
+from visgen_kernels.attention.arguments import head_parts, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,26 @@ def test_the_unit_is_one_that_every_stride_has() -> None:
     assert tokens_of(Sequence(), torch.empty(2, 5, 3, 24)).unit() == 8
     assert tokens_of(Sequence(), torch.empty(2, 5, 3, 60)).unit() == 4
     assert tokens_of(Sequence(), torch.empty(2, 5, 3, 7)).unit() == 1
+
+
+def test_rows_begin_at_a_multiple_of_16_bytes() -> None:
+    whole = torch.arange(2 * 5 * 3 * 3 * 30, dtype=torch.float16).view(2, 5, 3, 3, 30)
+    q, k, _ = whole.unbind(2)  # k at 180 bytes
+    rows = [rows_of(Sequence(), x) for x in (q, k)]
+    assert [row.base.data_ptr() % 16 for row in rows] == [0, 0]
+    assert [(row.first.value, row.unit.value) for row in rows] == [(0, 2), (2, 2)]
+    assert float(rows[1].base.flatten()[2]) == float(k[0, 0, 0, 0])
+    # A unit that strides have, but the first token does not.
+    assert rows_of(Sequence(), torch.empty(4, 5, 3, 16)[..., 1:]).unit.value == 1
+
+
+def test_memory_that_begins_between_multiples_of_16_bytes_is_taken_as_it_is() -> None:
+    memory = torch.empty(200, dtype=torch.uint8)
+    start = (-memory.data_ptr()) % 16 + 4
+    x = torch.frombuffer(memory.numpy(), dtype=torch.float32, count=24, offset=start)
+    row = rows_of(Sequence(), x.view(1, 3, 1, 8))
+    assert row.base.data_ptr() == x.data_ptr()
+    assert (row.first.value, row.unit.value) == (0, 8)
 
 
 def test_a_grid_with_too_many_axes_is_refused_with_the_fix() -> None:

@@ -41,9 +41,12 @@ class Tokens:
         z0, z1, z2 = self.sizes
         return z0 * z1 * z2
 
-    def unit(self) -> int:
-        """The largest of 8, 4, 2, 1 that divides every stride of an axis longer than 1."""
-        return next(u for u in _UNITS if all(stride % u == 0 for stride in self.strides))
+    def unit(self, first: int = 0) -> int:
+        """The largest of 8, 4, 2, 1 that divides every stride of an axis longer than 1.
+
+        And the place of the first element, counted from a multiple of 16 bytes.
+        """
+        return next(u for u in _UNITS if all(place % u == 0 for place in (first, *self.strides)))
 
 
 class NotStrided(ValueError):

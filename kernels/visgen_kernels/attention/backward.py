@@ -27,6 +27,7 @@ from visgen_kernels.attention.arguments import (
     Queries,
     Rows,
     Scoring,
+    head_parts,
     lists_of,
     rows_of,
     vector_of,
@@ -39,7 +40,7 @@ from visgen_kernels.attention.sides_jit import (
     tile_weights,
 )
 from visgen_kernels.attention.tile_lists import TileLists
-from visgen_kernels.attention.tiles import Tile
+from visgen_kernels.attention.tiles import Tile, target_of
 from visgen_kernels.attention.tiles_jit import (
     FULL,
     LN2,
@@ -302,7 +303,7 @@ def delta_launch(
     call: Call, x: Scoring, grad: Tensor, out: Tensor, lse: Tensor, delta: Tensor, sums: Tensor
 ) -> Launch:
     """The kernel that writes delta and sums (b, *grid, h) of G, O (b, *grid, h, d_v) and lse."""
-    block = 64
+    block = _delta_rows(out)
     sequences = call.layout.sequences(out.shape[1:-2]) * out.shape[0]
     place = partial(rows_of, call.layout)
     vectors = [vector_of(call.layout, y) for y in (lse, delta, sums)]
@@ -314,6 +315,13 @@ def delta_launch(
         4,
         1,
     )
+
+
+def _delta_rows(out: Tensor) -> int:
+    """Rows of a program: enough that each lane of its 4 warps loads 16 bytes of a row's parts."""
+    lanes = 4 * (64 if target_of(out.device) == "gfx942" else 32)
+    narrow = min(part for part in head_parts(out.shape[-1]) if part)
+    return max(64, 16 // out.itemsize * lanes // narrow)
 
 
 def queries_of(

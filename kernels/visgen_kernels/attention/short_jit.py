@@ -91,9 +91,10 @@ def item_base(rows, place):
     offset = z0.to(tl.int64) * rows.strides[0] + z1.to(tl.int64) * rows.strides[1]
     offset += z2.to(tl.int64) * rows.strides[2]
     if len(z2.shape) == len(head.shape):
-        return rows.base + (offset + head.to(tl.int64) * rows.strides[5]) * rows.unit
+        base = rows.base + (offset + head.to(tl.int64) * rows.strides[5]) * rows.unit
     else:  # a token's heads are less than 2^31 numbers apart
-        return rows.base + offset * rows.unit + head * (rows.strides[5] * rows.unit)
+        base = rows.base + offset * rows.unit + head * (rows.strides[5] * rows.unit)
+    return base + rows.first if rows.first > 0 else base
 
 
 @triton.jit

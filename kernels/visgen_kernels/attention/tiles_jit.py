@@ -33,7 +33,8 @@ def sequence_base(rows, z, head, sizes):
     z0, z1 = rest // sizes[0], rest % sizes[0]
     offset = z0.to(tl.int64) * rows.strides[0] + z1.to(tl.int64) * rows.strides[1]
     offset += z2.to(tl.int64) * rows.strides[2] + head.to(tl.int64) * rows.strides[5]
-    return rows.base + offset * rows.unit
+    base = rows.base + offset * rows.unit
+    return base + rows.first if rows.first > 0 else base
 
 
 @triton.jit

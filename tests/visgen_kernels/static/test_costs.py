@@ -19,7 +19,7 @@ from visgen_kernels.static.analysis import read as read_code
 from visgen_kernels.static.compile import compile_launch
 from visgen_kernels.static.facts import facts_of
 from visgen_kernels.static.report import Report, report
-from visgen_kernels.static.specimens import Layer, plain_specimen
+from visgen_kernels.static.specimens import Layer, plain_specimen, specimens
 from visgen_kernels.static.targets import TARGETS
 
 TILES = {
@@ -150,3 +150,20 @@ def test_a_head_stride_that_is_no_multiple_of_16_keeps_loads_wide() -> None:
 @pytest.mark.parametrize("kernel", ["backward_queries", "backward_keys"])
 def test_k2_uses_matrix_units_without_spills_or_repeated_work(kernel: str) -> None:
     is_clean(read(kernel, layer(64), "sm_90"))
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_keys_that_begin_at_no_multiple_of_16_bytes_are_loaded_as_wide_as_their_strides_allow(
+    target: str,
+) -> None:
+    (found,) = specimens(Layer(SHAPES["S3"]), "forward", TARGETS[target])  # heads of 30, packed
+    counts = read_code(compile_launch(found.launch, TARGETS[target]), found.facts).whole.counts
+    assert found.facts.widest == 4
+    assert {access.width for access in counts.loads.tensors} == {4}
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_delta_loads_16_bytes_a_lane_of_narrow_parts_too(target: str) -> None:
+    delta, *_ = specimens(Layer(SHAPES["D5"]), "backward", TARGETS[target])  # heads of 64 + 8
+    counts = read_code(compile_launch(delta.launch, TARGETS[target]), delta.facts).whole.counts
+    assert counts.wide_share(16) == 1
