@@ -1,37 +1,51 @@
-"""Check every entry of the tile table: its machine code, and its numbers in the interpreter.
+"""Check every entry of the tile tables: its machine code, and its numbers in the interpreter.
 
     python kernels/benchmarks/check_tiles.py                            compiled for every target
+    python kernels/benchmarks/check_tiles.py --target sm_90 --kernel forward short_backward
     TRITON_INTERPRET=1 python kernels/benchmarks/check_tiles.py         run with its own constants
 
-Compiled, an entry is judged as `static/entries.py` says, at its width and with every mask and bias
-that it stands for; entries that are known not to be clean are listed in `tiles.UNCLEAN` with their
-reason, and are a fault only if they have become clean. Interpreted, one or two programs of an entry
-run on the CPU against float64. Ends with 1 if there is a fault.
+Compiled, an entry is judged as `static/entries.py` and `static/short_entries.py` say, at its width
+and with every mask and bias that it stands for; entries that are known not to be clean are listed
+in `tiles.UNCLEAN` with their reason, and are a fault only if they have become clean. So are those
+of the kernels for decoding and for codebooks. Interpreted, one or two programs of an entry run on
+the CPU against float64 (K4, decoding and codebooks are run by the tests). Ends with 1 if there is
+a fault.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention.arguments import head_parts
+from visgen_kernels import BlockList, layouts
 from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.double_launch import DoubleTiles, double_backward_tiled
 from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.launch import backward_tiled, forward_tiled
 from visgen_kernels.attention.problem import Call
-from visgen_kernels.attention.tiles import FLOAT32_TILES, TILES, UNCLEAN, WIDTHS, Tile
+from visgen_kernels.attention.short_tiles import SHORT_UNCLEAN, short_tile
+from visgen_kernels.attention.tiles import FLOAT32_TILES, TILES, UNCLEAN, Tile
 from visgen_kernels.biases import RelativePosition2d
-from visgen_kernels.launch import INTERPRETED
-from visgen_kernels.layouts import Sequence
+from visgen_kernels.codebook_kernel import meta_nearest_launch
+from visgen_kernels.decode_launch import meta_decode_launches
+from visgen_kernels.key_blocks import KeyLists
+from visgen_kernels.launch import INTERPRETED, Launch
 from visgen_kernels.masks import Causal, Full
 from visgen_kernels.reference import attention_reference
-from visgen_kernels.static.entries import judge, variants_of
+from visgen_kernels.static.compile import compile_launch
+from visgen_kernels.static.entries import Judgement, judge, variants_of
+from visgen_kernels.static.report import report
+from visgen_kernels.static.short_entries import MAPS, PRODUCTS, VARIANTS, judge_short
+from visgen_kernels.static.short_entries import WIDTHS as SHORT_WIDTHS
+from visgen_kernels.static.targets import TARGETS
 
+TABLES = ("table", "double_table")  # they always have a bias
 # A share of the largest value: bf16 rounds at 2^-9, and sums of rounded weights add up.
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float32: 1e-5}
 
@@ -41,40 +55,101 @@ def entries() -> Iterator[tuple[str, str, int, bool, Tile, torch.dtype]]:
     for (kernel, target), widths in TILES.items():
         for width, tiles in widths.items():
             for plain, tile in zip((True, False), tiles, strict=True):
-                if kernel != "table" or not plain:
+                if kernel not in TABLES or not plain:
                     yield kernel, target, width, plain, tile, torch.bfloat16
-    for kernel, tile in FLOAT32_TILES.items():
-        yield kernel, "sm_90", 64, kernel != "table", tile, torch.float32
+    for target, (kernel, tile) in product(TARGETS, FLOAT32_TILES.items()):
+        yield kernel, target, 64, kernel not in TABLES, tile, torch.float32
 
 
-def compiled() -> int:
-    """Judge all entries; the number of faults."""
+def compiled(targets: Sequence[str], kernels: Sequence[str]) -> int:
+    """Judge all entries of these targets and kernels; the number of faults."""
     faults = 0
     for kernel, target, width, plain, tile, dtype in entries():
-        start, reasons, cost = time.monotonic(), [], []
-        for variant in variants_of(kernel, plain=plain):
-            found = judge(kernel, target, width, dtype, variant, tile)
-            cost.append(f"{found.instructions:.2f}")
-            if found.fault:
-                reasons.append(found.fault)
+        if target not in targets or kernel not in kernels:
+            continue
         known = UNCLEAN.get((kernel, target, width, plain)) if dtype == torch.bfloat16 else None
-        wrong = bool(reasons) != (known is not None)
-        faults += wrong
-        text = "; ".join(reasons) or f"{', '.join(cost)} instructions per score"
-        sys.stdout.write(
-            f"{'FAULT' if wrong else 'ok   '} {kernel} {target} {width} "
-            f"{'plain' if plain else 'rich'} {tile}: {text} ({time.monotonic() - start:.0f} s)\n"
+        found = (
+            judge(kernel, target, width, dtype, variant, tile)
+            for variant in variants_of(kernel, plain=plain)
         )
-        sys.stdout.flush()
+        text = f"{kernel} {target} {width} {'plain' if plain else 'rich'} {dtype} {tile}"
+        faults += _told(text, found, known)
+    for target, kernel, length in product(targets, PRODUCTS, MAPS):
+        if kernel not in kernels:
+            continue
+        for width in SHORT_WIDTHS:
+            tile = short_tile(length, width, 2, target, backward=kernel == "short_backward")
+            if tile is None:
+                continue
+            found = (
+                judge_short(kernel, target, length, width, variant, tile) for variant in VARIANTS
+            )
+            known = SHORT_UNCLEAN.get((kernel, target, length, width))
+            faults += _told(f"{kernel} {target} {length} x {width} {tile}", found, known)
+    for target in targets:
+        if "decode" in kernels:
+            faults += _told(f"decode {target}", _decoding(target), None)
+        if "codebook" in kernels:
+            faults += _told(f"codebook {target}", _codebooks(target), None)
     return faults
 
 
-def interpreted() -> int:
-    """Run all distinct tiles; the number of faults."""
+def _told(text: str, judged: Iterable[Judgement], known: str | None) -> bool:
+    """Print what was found of an entry; whether it is a fault that is not `known`."""
+    start, found = time.monotonic(), list(judged)
+    reasons = [one.fault for one in found if one.fault]
+    wrong = bool(reasons) != (known is not None)
+    cost = ", ".join(f"{one.instructions:.2f}" for one in found)
+    what = "; ".join(reasons) or f"{cost} instructions per score"
+    mark = "FAULT" if wrong else "known" if known else "ok   "
+    sys.stdout.write(f"{mark} {text}: {what} ({time.monotonic() - start:.0f} s)\n")
+    sys.stdout.flush()
+    return wrong
+
+
+def _decoding(target: str) -> Iterator[Judgement]:
+    """One query, with lists too, and eight of them, at every width that has a tile of its own."""
+    amd, blocks = TARGETS[target].is_amd, BlockList.strided(4, 32, 32)
+    lists = KeyLists(blocks.offsets, blocks.columns, blocks.block, False)
+    for d, queries, listed in product((64, 144, 256), (1, 8), (None, lists)):
+        launches = meta_decode_launches(
+            batch=8, heads=4, keys=4096, d=d, queries=queries, lists=listed, amd=amd
+        )
+        for launch in launches:
+            yield _clean(launch, target)
+
+
+def _codebooks(target: str) -> Iterator[Judgement]:
+    """Vectors of float32 and of 16 bits, in every precision of products."""
+    precisions = ("ieee",) if TARGETS[target].is_amd else ("ieee", "tf32", "tf32x3")
+    yield _clean(_search(target, torch.bfloat16, None), target)
+    for precision in precisions:
+        yield _clean(_search(target, torch.float32, precision), target)
+
+
+def _search(target: str, dtype: torch.dtype, precision: str | None) -> Launch:
+    return meta_nearest_launch(
+        vectors=32_768, codes=2048, d=256, target=target, dtype=dtype, precision=precision
+    )
+
+
+def _clean(launch: Launch, target: str) -> Judgement:
+    """No spills, shared memory within the limit; what a pass computes is not asked."""
+    compiled = compile_launch(launch, TARGETS[target])
+    found = report(compiled)
+    if compiled.stack or compiled.spilled:
+        return Judgement(fault=f"{launch.name} spills {compiled.stack} bytes")
+    if found.occupancy.blocks < 1:
+        return Judgement(fault=f"{launch.name} does not fit ({found.occupancy.limiter})")
+    return Judgement(float(found.whole.counts.total), found.occupancy.warps)
+
+
+def interpreted(kernels: Sequence[str]) -> int:
+    """Run all distinct tiles of these kernels; the number of faults."""
     faults, seen = 0, set()
     for kernel, _, width, plain, tile, dtype in entries():
         key = (kernel, width, plain, tile, dtype)
-        if key in seen:
+        if key in seen or kernel not in kernels:
             continue
         seen.add(key)
         start = time.monotonic()
@@ -92,7 +167,7 @@ def interpreted() -> int:
 def error_of(kernel: str, d: int, *, plain: bool, tile: Tile, dtype: torch.dtype) -> float:
     """Largest error of what a kernel writes, over its largest value, in one or two programs."""
     generator = torch.Generator().manual_seed(0)
-    side = 9 if not plain or kernel == "table" else 0
+    side = 9 if not plain or kernel in TABLES else 0
     n = side * side if side else max(tile.block_m, tile.block_n) + 3
 
     def draw(*sizes: int) -> Tensor:
@@ -102,7 +177,7 @@ def error_of(kernel: str, d: int, *, plain: bool, tile: Tile, dtype: torch.dtype
     table = draw((2 * side - 1) ** 2, 1) if side else None
     size = (side, side) if side else None
     mask = Full() if side else Causal()
-    call = Call(Sequence(), mask, table, size, None, None, None, d**-0.5, 0.0)
+    call = Call(layouts.Sequence(), mask, table, size, None, None, None, d**-0.5, 0.0)
     seconds = [draw(1, n, 1, d).to(dtype) for _ in range(3)]
     ours = _written(kernel, call, tile, (q, k, v, grad), seconds)
     exact = _exact(kernel, call, (q, k, v, grad), seconds)
@@ -147,9 +222,10 @@ def _written(
         rows=tile if kernel == "double_rows" else small,
         queries=tile if kernel == "double_queries" else small,
         keys=tile if kernel == "double_keys" else small,
-        table=small,
+        table=tile,
     )
-    return double_backward_tiled(
+    of_table = kernel == "double_table"
+    found = double_backward_tiled(
         call,
         Cotangents(seconds[0], seconds[1], seconds[2], None, None),
         grad,
@@ -160,9 +236,10 @@ def _written(
         v,
         tiles,
         needs_grad=True,
-        needs=Needs(True, True, True, False, False),
+        needs=Needs(True, True, True, of_table, False),
         packed=False,
     )
+    return [found[4]] if of_table else found
 
 
 def _exact(
@@ -191,14 +268,24 @@ def _exact(
         return list(torch.autograd.grad(out, [table], grad))
     total = sum((f * s.double()).sum() for f, s in zip(first, seconds, strict=True))
     assert isinstance(total, Tensor)
-    return list(torch.autograd.grad(total, [grad, q, k, v]))
+    wanted = [grad, q, k, v]
+    if kernel == "double_table":
+        assert table is not None
+        wanted = [table]
+    return list(torch.autograd.grad(total, wanted))
 
 
 def main() -> int:
     """Check as the environment says."""
-    widest = max(sum(head_parts(width)) for width in WIDTHS)
-    sys.stdout.write(f"{len(list(entries()))} entries, head dimensions up to {widest}\n")
-    faults = interpreted() if INTERPRETED else compiled()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    names = [*FLOAT32_TILES, *PRODUCTS, "decode", "codebook"]
+    parser.add_argument("--target", nargs="*", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--kernel", nargs="*", choices=names, default=names)
+    arguments = parser.parse_args()
+    if INTERPRETED:
+        faults = interpreted(arguments.kernel)
+    else:
+        faults = compiled(arguments.target, arguments.kernel)
     sys.stdout.write(f"{faults} faults\n")
     return 1 if faults else 0
 

@@ -23,7 +23,8 @@ from visgen_kernels.static.entries import Judgement, judge, variants_of
 from visgen_kernels.static.targets import TARGETS
 
 KERNELS = (
-    "forward", "queries", "keys", "table", "double_rows", "double_queries", "double_keys"
+    "forward", "queries", "keys", "table", "double_rows", "double_queries", "double_keys",
+    "double_table",
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def main() -> None:
             for kernel in arguments.kernel:
                 for width in arguments.width:
                     for rich in (False, True):
-                        if rich and kernel == "table":
+                        if rich and kernel.endswith("table"):
                             continue  # it is always with a bias
                         tile = choose(
                             kernel, target, width, dtype, rich=rich, enough=arguments.clean

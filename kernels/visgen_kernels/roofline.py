@@ -10,6 +10,7 @@ A working set below the L2 size can beat the limit of bytes. Numbers and sources
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,8 +142,9 @@ def find_device(name: str) -> Device:
     """
     known = devices()
     for device in known.values():
-        parts = (device.id, device.name, *device.driver_names)
-        if name in (device.id, device.name) or any(part in name for part in parts):
+        # Whole words: a GB200 is not the B200 that its name contains.
+        parts = "|".join(re.escape(x) for x in (device.id, device.name, *device.driver_names))
+        if re.search(rf"(?<!\w)({parts})(?!\w)", name):
             return device
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
     raise ValueError(f'unknown device "{name}"; nearest: "{near}" (known: {", ".join(known)}).')

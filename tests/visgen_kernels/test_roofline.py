@@ -151,7 +151,7 @@ def test_a_device_is_found_by_the_name_its_driver_reports(driver: str, expected:
 
 
 def test_a_card_that_is_not_listed_is_not_taken_for_another() -> None:
-    for name in ("NVIDIA H100 PCIe", "NVIDIA GeForce RTX 4090"):
+    for name in ("NVIDIA H100 PCIe", "NVIDIA GeForce RTX 4090", "NVIDIA GB200"):
         with pytest.raises(ValueError, match=r"unknown device .* nearest: "):
             find_device(name)
 

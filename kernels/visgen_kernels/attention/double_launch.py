@@ -59,7 +59,7 @@ def double_backward_of(
     packed: bool,
 ) -> list[Tensor]:
     """`double_backward_tiled` at the table's tiles."""
-    names = ("double_rows", "double_queries", "double_keys", "table")
+    names = ("double_rows", "double_queries", "double_keys", "double_table")
     tiles = DoubleTiles(*(chosen_tile(name, call, q, v) for name in names))
     return double_backward_tiled(
         call,

@@ -24,7 +24,7 @@ from visgen_kernels.attention.gradients import Needs
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import first_of
 from visgen_kernels.attention.short import fits_short, short_backward, short_forward
-from visgen_kernels.attention.short_tiles import MAX_WIDTH, ShortTile, short_tile
+from visgen_kernels.attention.short_tiles import ShortTile, short_tile
 from visgen_kernels.attention.tile_lists import TileLists, tile_lists
 from visgen_kernels.attention.tiles import Tile, target_of, tile_for
 from visgen_kernels.masks import BlockList, Blocks2d, Causal, Full
@@ -64,7 +64,7 @@ def chosen_tile(kernel: str, call: Call, q: Tensor, v: Tensor) -> Tile:
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output (b, *grid, h, d_v) in q's dtype and log-sum-exp (b, *grid, h) in float32."""
-    tile = _short_tile(call, q, k, v)
+    tile = _short_tile(call, q, k, v, backward=False)
     if tile is not None:
         out = q.new_empty((*q.shape[:-1], v.shape[-1]))
         lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
@@ -73,13 +73,14 @@ def forward(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor
     return forward_tiled(call, q, k, v, chosen_tile("forward", call, q, v))
 
 
-def _short_tile(call: Call, q: Tensor, k: Tensor, v: Tensor) -> ShortTile | None:
-    """The tile of K4, or None if the call is K1's."""
-    width = max(sum(head_parts(x.shape[-1])) for x in (q, v))
-    if width > MAX_WIDTH or not fits_short(call.layout, q.shape, k.shape, v.shape[-1]):
+def _short_tile(call: Call, q: Tensor, k: Tensor, v: Tensor, *, backward: bool) -> ShortTile | None:
+    """The tile of K4, or None if the call is K1's or K2's."""
+    if not fits_short(call.layout, q.shape, k.shape, v.shape[-1]):
         return None
+    width = max(sum(head_parts(x.shape[-1])) for x in (q, v))
     length = max(call.layout.length(x.shape[1:-2]) for x in (q, k))
-    return short_tile(length, width, q.dtype.itemsize, target_of(q.device))
+    size, target = q.dtype.itemsize, target_of(q.device)
+    return short_tile(length, width, size, target, backward=backward)
 
 
 def forward_tiled(call: Call, q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,7 @@ def backward(
 
     packed: q, k and v are views of one (b, *grid, 3, h, d) tensor, whose gradient is one tensor.
     """
-    tile = _short_tile(call, q, k, v)
+    tile = _short_tile(call, q, k, v, backward=True)
     if tile is not None:
         return _short(call, grad, out, lse, q, k, v, tile, needs=needs, packed=packed)
     of_queries, of_keys, of_table = (

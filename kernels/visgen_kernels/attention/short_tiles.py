@@ -32,24 +32,43 @@ class ShortTile:
         return {"matrix_instr_nonkdim": 16} if self.narrow_mfma else {}
 
 
-# Up to this padded head dimension every tile below is clean on sm_90, both ways: no spills, no work
-# repeated, at least two blocks on a multiprocessor. Beyond it the backward pass spills; K1 and K2
-# take such calls.
+# Wider calls are K1's and K2's: the backward pass spills beyond. So are float32 ones, whose batched
+# products have no matrix units and spill kilobytes.
 MAX_WIDTH = 128
 
+# (kernel, target, length, padded width) of what is not clean: the tile below is the least bad, and
+# this is what is wrong.
+SHORT_UNCLEAN: dict[tuple[str, str, int, int], str] = {
+    ("short_backward", "sm_80", 64, 64): "spills 8 bytes with a window and a key bias",
+}
 
-def short_tile(length: int, width: int, size: int, target: str) -> ShortTile:
-    """The tile for sequences of at most `length` tokens, 1 to 64.
+
+def short_tile(
+    length: int, width: int, size: int, target: str, *, backward: bool
+) -> ShortTile | None:
+    """The tile for sequences of at most `length` tokens, 1 to 64; None where K1 and K2 are better.
+
+    `static/short_entries.py` says what was asked of a tile; `make kernels` checks every one.
 
     Args:
         length: The longer of queries and keys.
         width: The larger padded head dimension, of q and k or of v.
         size: Bytes of a number, 2 or 4.
         target: As `tiles.target_of` gives it.
+        backward: The backward pass, which holds more than twice as much.
     """
+    if width > MAX_WIDTH or size != 2:
+        return None
     narrow = target == "gfx942"
+    if target == "sm_80":
+        if length > 32 and width > 64 and backward:
+            return ShortTile(64, 1, 8) if width > 96 else None
+        if 16 < length <= 32 and width > 96 and not backward:
+            return ShortTile(32, 1, 4)
+        if 16 < length <= 32 and width > 32 and backward:
+            return ShortTile(32, 1, 2)
     if length <= 16:
-        return ShortTile(16, 4 if width <= 64 and size == 2 else 2, 2)
+        return ShortTile(16, 4 if width <= 64 else 2, 2)
     if length <= 32:
-        return ShortTile(32, 2, 2) if width <= 64 and size == 2 else ShortTile(32, 1, 2, narrow)
+        return ShortTile(32, 2, 2) if width <= 64 else ShortTile(32, 1, 2, narrow)
     return ShortTile(64, 1, 4, narrow)

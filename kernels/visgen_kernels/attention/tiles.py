@@ -80,6 +80,9 @@ _WIDE_16 = Tile(128, 64, 8, 2, 16)
 _HALF = Tile(128, 32, 8, 2)
 _HALF_16 = Tile(128, 32, 8, 2, 16)
 _SMALL_16 = Tile(64, 32, 4, 2, 16)
+_SQUARE = Tile(64, 64, 4, 2)
+_SPREAD, _SPREAD_16 = Tile(64, 64, 8, 2), Tile(64, 64, 8, 2, 16)
+_SPREAD_HALF = Tile(64, 32, 8, 2)
 _KEYS = Tile(64, 128, 8, 2)
 _KEYS_HALF = Tile(32, 128, 8, 2)
 _AMD = Tile(128, 64, 4, 2)
@@ -107,8 +110,8 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE, _WIDE),
         (_WIDE, Tile(64, 32, 4, 1)),
         (_HALF_16, _HALF_16),
-        (_HALF_16, _SMALL_16),
-        (_SMALL_16, _SMALL_16),
+        (_HALF_16, _SPREAD),
+        (_SPREAD, _SPREAD),
     ),
     ("forward", "sm_90"): _rows(
         (_WIDE, _WIDE),
@@ -139,8 +142,8 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE, _HALF),
         (_WIDE, Tile(64, 32, 4, 2)),
         (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
-        (_SMALL_16, _SMALL_16),
-        (_SMALL_16, _SMALL_16),
+        (_SECOND_THIN, _SECOND_THIN),
+        (_SPREAD_16, _SPREAD_16),
     ),
     ("queries", "sm_90"): _rows(
         (_WIDE, _WIDE),
@@ -148,13 +151,13 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _HALF),
-        (_HALF_16, _HALF_16),
+        (_HALF_16, Tile(32, 32, 4, 2, 16)),
     ),
     ("queries", "sm_100"): _rows(
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
-        (_WIDE, _WIDE),
-        (_WIDE, _WIDE),
+        (_WIDE, _SQUARE),
+        (_SQUARE, _WIDE_16),
         (_WIDE, _HALF),
         (_HALF_16, _HALF_16),
     ),
@@ -169,10 +172,10 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("keys", "sm_80"): _rows(
         (_KEYS, _KEYS_HALF),
         (_KEYS_HALF, Tile(32, 64, 4, 1)),
-        (_KEYS_HALF, Tile(32, 64, 4, 2)),
+        (_KEYS_HALF, Tile(16, 64, 4, 1)),
         (Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
-        (_KEYS_HALF, Tile(32, 64, 4, 2)),
-        (Tile(32, 64, 4, 2), Tile(32, 64, 4, 2)),
+        (_KEYS_HALF, Tile(16, 64, 4, 1)),
+        (Tile(32, 64, 4, 2), _SPREAD),
     ),
     ("keys", "sm_90"): _rows(
         (_KEYS, _KEYS),
@@ -180,14 +183,14 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_KEYS_HALF, _KEYS_HALF),
         (_KEYS, _KEYS),
         (_KEYS, _KEYS_HALF),
-        (Tile(16, 128, 8, 2), Tile(16, 128, 8, 2)),
+        (Tile(16, 128, 8, 2), Tile(32, 32, 4, 1)),
     ),
     ("keys", "sm_100"): _rows(
         (_KEYS, _KEYS),
         (_KEYS, _KEYS),
         (_KEYS_HALF, _KEYS_HALF),
-        (_KEYS, _KEYS),
-        (_KEYS, _KEYS_HALF),
+        (_KEYS, _SQUARE),
+        (_KEYS, Tile(32, 64, 4, 2)),
         (Tile(16, 128, 8, 2), Tile(16, 128, 8, 2)),
     ),
     ("keys", "gfx942"): _rows(
@@ -199,10 +202,13 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (Tile(32, 64, 4, 1, 32, narrow_mfma=True), Tile(32, 64, 4, 1, 32, narrow_mfma=True)),
     ),
     ("table", "sm_80"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
-    ("table", "sm_90"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
-    ("table", "sm_100"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
+    ("table", "sm_90"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _SPREAD_HALF),
+    ("table", "sm_100"): _same(_TABLE, _SPREAD, _SPREAD, _TABLE_HALF, _SPREAD, _SPREAD_HALF),
     ("table", "gfx942"): _same(
         _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
+    ),
+    ("double_table", "sm_80"): _same(
+        _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
     ),
     ("double_rows", "sm_80"): _rows(
         (_SECOND, _SECOND_HALF),
@@ -212,21 +218,30 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
     ),
+    ("double_table", "sm_90"): _same(
+        _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+    ),
     ("double_rows", "sm_90"): _rows(
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
         (_HALF, _SECOND_THIN),
+        (_SECOND_THIN, Tile(16, 32, 4, 2)),
         (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
+        (Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 16)),
+    ),
+    ("double_table", "sm_100"): _same(
+        _SPREAD, _SPREAD, _SPREAD, _SPREAD_HALF, _SPREAD_HALF, _TABLE_SMALL
     ),
     ("double_rows", "sm_100"): _rows(
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
-        (_HALF, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, _SECOND_THIN),
+    ),
+    ("double_table", "gfx942"): _same(
+        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
     ),
     ("double_rows", "gfx942"): _same(
         _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16
@@ -243,14 +258,14 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND, _WIDE),
         (_SECOND, _SECOND_HALF),
         (_WIDE, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
+        (_SECOND_THIN, Tile(16, 32, 4, 2)),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
     ),
     ("double_queries", "sm_100"): _rows(
         (_SECOND, _WIDE),
         (_SECOND, _SECOND_HALF),
-        (_WIDE, _SECOND_THIN),
+        (_SECOND, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
@@ -316,6 +331,7 @@ FLOAT32_TILES = {
     "queries": Tile(32, 32, 2, 1, 16),
     "keys": Tile(32, 32, 2, 1),
     "table": Tile(32, 32, 2, 1),
+    "double_table": Tile(32, 16, 2, 1),
     "double_rows": Tile(32, 16, 2, 1, 16),
     "double_queries": Tile(32, 16, 2, 1, 16),
     "double_keys": Tile(16, 32, 2, 1),

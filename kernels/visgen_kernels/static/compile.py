@@ -72,6 +72,7 @@ class Compiled:
         spilled: Vector registers spilled, where the compiler says so (AMD); None on NVIDIA.
         ttgir: Triton's own code of the kernel, before it became the machine's.
         ptx: What NVIDIA's assembler was given; "" on AMD.
+        tensor_memory: Columns of tensor memory per block (sm_100).
     """
 
     target: Target
@@ -84,11 +85,16 @@ class Compiled:
     spilled: int | None = None
     ttgir: str = ""
     ptx: str = ""
+    tensor_memory: int = 0
 
     @property
     def fits(self) -> bool:
-        """Whether its shared memory is within the target's limit; the compiler does not check."""
-        return self.shared <= self.target.shared_limit
+        """Whether shared and tensor memory are within the target's limits.
+
+        The compiler does not check: too much tensor memory makes the whole kernel a trap.
+        """
+        tensor = self.tensor_memory <= self.target.tensor_memory
+        return tensor and self.shared <= self.target.shared_limit
 
 
 def source_of(launch: Launch, target: Target) -> Source:
@@ -150,7 +156,12 @@ def compile_source(source: Source, target: Target) -> Compiled:
         found = _read_amd(built.asm["amdgcn"], target, source.name, warps, shared)
     else:
         found = _read_nvidia(built.asm["cubin"], target, source.name, warps, shared)
-    return replace(found, ttgir=built.asm["ttgir"], ptx=built.asm.get("ptx", ""))
+    return replace(
+        found,
+        ttgir=built.asm["ttgir"],
+        ptx=built.asm.get("ptx", ""),
+        tensor_memory=getattr(built.metadata, "tmem_size", 0) or 0,
+    )
 
 
 def _in_short(error: Exception) -> str:

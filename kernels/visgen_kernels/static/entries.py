@@ -66,16 +66,18 @@ class Judgement:
         instructions: Per score of the main loop, all launches of the kernel together.
         warps: Resident on a multiprocessor.
         fault: In words; None if the tile is clean.
+        spilled: Bytes of local memory of a thread, if that is the fault.
     """
 
     instructions: float = 0.0
     warps: int = 0
     fault: str | None = None
+    spilled: int = 0
 
 
 def variants_of(kernel: str, *, plain: bool) -> tuple[Variant, ...]:
     """What an entry is compiled with."""
-    if kernel == "table":
+    if kernel in ("table", "double_table"):
         return BIASED
     return PLAIN if plain else RICH
 
@@ -93,14 +95,17 @@ def judge(
         )
         if dtype == torch.float32:  # without matrix units rows are spread over more lanes
             limit = 4.0
-        one = _judge_launch(launch, products * sum(head_parts(d)), target, limit)
+        width, matrix = products * sum(head_parts(d)), dtype != torch.float32
+        one = _judge_launch(launch, width, target, limit, matrix=matrix)
         if one.fault:
             return one
         total, warps = total + one.instructions, min(warps, one.warps)
     return Judgement(total, warps)
 
 
-def _judge_launch(launch: Launch, width: int, target: str, exponentials: float) -> Judgement:
+def _judge_launch(
+    launch: Launch, width: int, target: str, exponentials: float, *, matrix: bool
+) -> Judgement:
     scores = launch.constants["block_m"] * launch.constants["block_n"]
     try:
         compiled = compile_launch(launch, TARGETS[target])
@@ -108,10 +113,16 @@ def _judge_launch(launch: Launch, width: int, target: str, exponentials: float) 
         return Judgement(fault=str(error).splitlines()[0][:80])
     found = report(compiled, scores=scores, flops=2.0 * scores * width)
     if compiled.stack or compiled.spilled:
-        return Judgement(fault=f"spills: stack {compiled.stack}, registers {compiled.spilled}")
+        size = max(compiled.stack, 4 * (compiled.spilled or 0))
+        return Judgement(fault=f"spills {size} bytes", spilled=size)
     if not compiled.fits:
-        return Judgement(fault=f"{compiled.shared} bytes of shared memory")
+        wanted = f"{compiled.shared} bytes of shared memory"
+        if compiled.tensor_memory > compiled.target.tensor_memory:
+            wanted = f"{compiled.tensor_memory} columns of tensor memory"
+        return Judgement(fault=wanted)
     loop = found.interior
+    if matrix and not loop.counts.matrix:
+        return Judgement(fault="no matrix instruction")
     if loop.mma_ratio is not None and loop.mma_ratio > 1.01:
         return Judgement(fault=f"matrix work x {loop.mma_ratio:.2f}")
     if loop.exponentials is not None and loop.exponentials > exponentials:
@@ -186,9 +197,11 @@ def launches_of(
     if kernel == "double_keys":
         into = (q, q, shift)
         return [(double_backward.keys_launch(call, x, None, layer.second(x), *into, tile), 8)]
-    if kernel == "table":
+    if kernel in ("table", "double_table"):
         plan = bias_plan((SIDE, SIDE), x.heads, 2, tile)
         partial = torch.empty(plan.shape, device="meta")
+        if kernel == "double_table":
+            return [(bias_launch(call, x, layer.second(x), partial, tile), 5)]
         first = first_of(call, q, q, q, q, row, row)
         return [(bias_launch(call, x, first, partial, tile), 2)]
     raise ValueError(f'no kernel "{kernel}" has entries in the tile table.')

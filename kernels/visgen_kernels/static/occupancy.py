@@ -1,8 +1,9 @@
 """How many blocks a multiprocessor holds at once, and what stops it from holding more.
 
 NVIDIA: the rules of `cuda_occupancy.h` (registers are given out to warps in 256s, shared memory in
-128-byte granules with 1 KiB kept back). AMD gfx942: waves share 512 vector registers per lane, in
-eights, on each of four SIMDs; the LDS is the compute unit's.
+128-byte granules with 1 KiB kept back, columns of tensor memory in powers of two from 32). AMD
+gfx942: waves share 512 vector registers per lane, in eights, on each of four SIMDs; the LDS is the
+compute unit's.
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ def _nvidia_limits(compiled: Compiled) -> dict[str, int]:
     # Each of the four partitions has a quarter of the registers.
     warps_by_registers = _PARTITIONS * (_REGISTERS // _PARTITIONS // warp_registers)
     shared = _round_up(compiled.shared + _SHARED_RESERVED, _SHARED_GRANULE)
-    return {
+    limits = {
         "blocks": target.blocks,
         "warps": target.warps // compiled.warps,
         "registers": warps_by_registers // compiled.warps,
         "shared memory": target.shared // shared,
     }
+    if compiled.tensor_memory:  # given out in powers of two
+        columns = 1 << max(5, (compiled.tensor_memory - 1).bit_length())
+        limits["tensor memory"] = target.tensor_memory // columns
+    return limits
 
 
 def _amd_limits(compiled: Compiled) -> dict[str, int]:

@@ -23,6 +23,8 @@ class Target:
         shared: Bytes that a multiprocessor has.
         warps: That a multiprocessor holds at most.
         blocks: That a multiprocessor holds at most.
+        tensor_memory: Columns of tensor memory that a multiprocessor has, all of them for one block
+            if it likes; 0: it has none.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Target:
     shared: int
     warps: int
     blocks: int
+    tensor_memory: int = 0
 
     @property
     def is_amd(self) -> bool:
@@ -46,7 +49,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target("sm_80", "cuda", 80, 32, 163 * _KIB, 164 * _KIB, 64, 32),
         Target("sm_90", "cuda", 90, 32, 227 * _KIB, 228 * _KIB, 64, 32),
-        Target("sm_100", "cuda", 100, 32, 227 * _KIB, 228 * _KIB, 64, 32),
+        Target("sm_100", "cuda", 100, 32, 227 * _KIB, 228 * _KIB, 64, 32, 512),
         Target("gfx942", "hip", "gfx942", 64, 64 * _KIB, 64 * _KIB, 32, 32),
     )
 }

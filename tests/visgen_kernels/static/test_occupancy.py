@@ -7,8 +7,8 @@ from visgen_kernels.static.occupancy import Occupancy, occupancy
 from visgen_kernels.static.targets import TARGETS, find_target
 
 
-def made(target: str, registers: int, shared: int, warps: int) -> Compiled:
-    return Compiled(TARGETS[target], warps, "", registers, 0, shared)
+def made(target: str, registers: int, shared: int, warps: int, columns: int = 0) -> Compiled:
+    return Compiled(TARGETS[target], warps, "", registers, 0, shared, tensor_memory=columns)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,9 @@ def made(target: str, registers: int, shared: int, warps: int) -> Compiled:
         (made("sm_90", 64, 96 * 1024, 4), Occupancy(2, 8, "shared memory")),
         (made("sm_90", 32, 0, 4), Occupancy(16, 64, "warps")),
         (made("sm_90", 16, 0, 1), Occupancy(32, 32, "blocks")),
+        # 512 columns hold two blocks of 192, which take 256 each.
+        (made("sm_100", 64, 0, 4, columns=192), Occupancy(2, 8, "tensor memory")),
+        (made("sm_100", 64, 0, 4, columns=576), Occupancy(0, 0, "tensor memory")),
         # 512 registers a lane hold two waves of 256 on each of four SIMDs.
         (made("gfx942", 256, 0, 4), Occupancy(2, 8, "registers")),
         (made("gfx942", 64, 40 * 1024, 4), Occupancy(1, 4, "shared memory")),
@@ -35,6 +38,8 @@ def test_occupancy_by_hand(compiled: Compiled, expected: Occupancy) -> None:
 def test_a_block_that_does_not_fit_is_found_though_the_compiler_says_nothing() -> None:
     assert not made("gfx942", 64, 80 * 1024, 4).fits
     assert made("gfx942", 64, 64 * 1024, 4).fits
+    assert not made("sm_100", 64, 0, 4, columns=576).fits
+    assert made("sm_100", 64, 0, 4, columns=512).fits
 
 
 def test_an_unknown_target_names_the_nearest() -> None:
