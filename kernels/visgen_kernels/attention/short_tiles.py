@@ -65,7 +65,10 @@ def short_tile(
             return ShortTile(64, 1, 8) if width > 96 else None
         if 16 < length <= 32 and width > 96 and not backward:
             return ShortTile(32, 1, 4)
-        if 16 < length <= 32 and width > 32 and backward:
+    if backward and not narrow:
+        if length <= 8 and 16 < width <= 32:
+            return ShortTile(16, 4, 4)
+        if 16 < length <= 32 and width > 32:
             return ShortTile(32, 1, 2)
     if length <= 16:
         return ShortTile(16, 4 if width <= 64 else 2, 2)

@@ -41,7 +41,7 @@ class Tile:
 
 
 # Padded head dimensions that entries are made for; each stands for all up to it.
-WIDTHS = (32, 64, 96, 128, 144, 256)
+WIDTHS = (16, 32, 64, 96, 128, 144, 256)
 
 
 def target_of(device: torch.device) -> str:
@@ -82,20 +82,28 @@ _HALF_16 = Tile(128, 32, 8, 2, 16)
 _SMALL_16 = Tile(64, 32, 4, 2, 16)
 _SQUARE = Tile(64, 64, 4, 2)
 _SPREAD, _SPREAD_16 = Tile(64, 64, 8, 2), Tile(64, 64, 8, 2, 16)
-_SPREAD_HALF = Tile(64, 32, 8, 2)
+_SPREAD_HALF, _SPREAD_KEYS = Tile(64, 32, 8, 2), Tile(32, 64, 8, 2)
 _KEYS = Tile(64, 128, 8, 2)
 _KEYS_HALF = Tile(32, 128, 8, 2)
-_AMD = Tile(128, 64, 4, 2)
-_AMD_HALF = Tile(128, 32, 4, 2)
-_AMD_KEYS = Tile(32, 128, 4, 2)
-_AMD_NARROW = Tile(64, 32, 4, 2, 32, narrow_mfma=True)
-_AMD_NARROW_KEYS = Tile(32, 64, 4, 2, 32, narrow_mfma=True)
 _KEYS_THIN = Tile(16, 128, 8, 2)
+_LOW, _LOW_KEYS = Tile(16, 32, 4, 2), Tile(16, 64, 4, 1)
+# Up to 16 columns: few warps, and masked tiles in one piece, or a lane has less than 16 bytes of a
+# row to load.
+_THIN, _THIN_SQUARE = Tile(128, 64, 4, 2, 64), Tile(64, 64, 4, 2, 64)
+_THIN_KEYS, _THIN_TABLE = Tile(32, 64, 2, 2), Tile(64, 32, 2, 2)
 _TABLE, _TABLE_HALF, _TABLE_SMALL = Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 2, 2)
 _SECOND, _SECOND_HALF, _SECOND_THIN = (
     Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 2, 16)
 )  # fmt: skip
 _SECOND_KEYS, _SECOND_KEYS_THIN = Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)
+_AMD = Tile(128, 64, 4, 2)
+_AMD_THIN = Tile(128, 64, 2, 2, 64)
+_AMD_HALF, _AMD_HALF_16 = Tile(128, 32, 4, 2), Tile(128, 32, 4, 2, 16)
+_AMD_KEYS = Tile(32, 128, 4, 2)
+_AMD_NARROW = Tile(64, 32, 4, 2, 32, narrow_mfma=True)
+_AMD_NARROW_16 = Tile(64, 32, 4, 2, 16, narrow_mfma=True)
+_AMD_NARROW_KEYS = Tile(32, 64, 4, 2, 32, narrow_mfma=True)
+_AMD_SQUARE = Tile(64, 64, 4, 2, 32, narrow_mfma=True)
 _AMD_TABLE = Tile(64, 64, 4, 1, 32, narrow_mfma=True)
 _AMD_SMALL = Tile(64, 32, 4, 1, 32, narrow_mfma=True)
 _AMD_SMALL_16 = Tile(64, 32, 4, 1, 16, narrow_mfma=True)
@@ -106,6 +114,7 @@ _AMD_SECOND_KEYS_THIN = Tile(16, 64, 4, 1, 32, narrow_mfma=True)
 # dropout), and that of all others. For 16-bit types.
 TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("forward", "sm_80"): _rows(
+        (_THIN, _THIN_SQUARE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, Tile(64, 32, 4, 1)),
@@ -114,6 +123,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SPREAD, _SPREAD),
     ),
     ("forward", "sm_90"): _rows(
+        (_THIN, _THIN),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
@@ -122,6 +132,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE_16, _HALF_16),
     ),
     ("forward", "sm_100"): _rows(
+        (_THIN_SQUARE, _WIDE_16),
         (_WIDE, _WIDE_16),
         (_WIDE, _WIDE_16),
         (_WIDE, _WIDE),
@@ -130,22 +141,25 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE_16, _HALF_16),
     ),
     ("forward", "gfx942"): _rows(
+        (_AMD_THIN, _AMD_THIN),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD_HALF),
-        (Tile(128, 32, 4, 2, 16), Tile(128, 32, 4, 2, 16)),
+        (_AMD_HALF_16, _AMD_HALF_16),
     ),
     ("queries", "sm_80"): _rows(
+        (_THIN, _THIN),
         (_WIDE, _WIDE),
         (_WIDE, _HALF),
         (_WIDE, Tile(64, 32, 4, 2)),
-        (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
+        (_SQUARE, _SQUARE),
         (_SECOND_THIN, _SECOND_THIN),
         (_SPREAD_16, _SPREAD_16),
     ),
     ("queries", "sm_90"): _rows(
+        (_THIN, _THIN),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
@@ -154,6 +168,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_HALF_16, Tile(32, 32, 4, 2, 16)),
     ),
     ("queries", "sm_100"): _rows(
+        (_THIN, _THIN_SQUARE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _SQUARE),
@@ -162,55 +177,64 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_HALF_16, _HALF_16),
     ),
     ("queries", "gfx942"): _rows(
+        (_AMD_THIN, _AMD_THIN),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD_HALF),
         (_AMD_HALF, _AMD_NARROW),
-        (Tile(64, 32, 4, 2, 16, narrow_mfma=True), Tile(64, 32, 4, 2, 16, narrow_mfma=True)),
+        (_AMD_NARROW_16, _AMD_NARROW_16),
     ),
     ("keys", "sm_80"): _rows(
+        (_THIN_KEYS, _THIN_KEYS),
         (_KEYS, _KEYS_HALF),
         (_KEYS_HALF, Tile(32, 64, 4, 1)),
-        (_KEYS_HALF, Tile(16, 64, 4, 1)),
-        (Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
-        (_KEYS_HALF, Tile(16, 64, 4, 1)),
+        (_KEYS_HALF, _LOW_KEYS),
+        (_SQUARE, Tile(32, 64, 4, 2)),
+        (_KEYS_HALF, _LOW_KEYS),
         (Tile(32, 64, 4, 2), _SPREAD),
     ),
     ("keys", "sm_90"): _rows(
+        (_THIN_KEYS, _THIN_KEYS),
         (_KEYS, _KEYS),
         (_KEYS, _KEYS),
         (_KEYS_HALF, _KEYS_HALF),
         (_KEYS, _KEYS),
         (_KEYS, _KEYS_HALF),
-        (Tile(16, 128, 8, 2), Tile(32, 32, 4, 1)),
+        (_KEYS_THIN, Tile(32, 32, 4, 1)),
     ),
     ("keys", "sm_100"): _rows(
+        (_THIN_SQUARE, _THIN_SQUARE),
         (_KEYS, _KEYS),
         (_KEYS, _KEYS),
         (_KEYS_HALF, _KEYS_HALF),
         (_KEYS, _SQUARE),
         (_KEYS, Tile(32, 64, 4, 2)),
-        (Tile(16, 128, 8, 2), Tile(16, 128, 8, 2)),
+        (_KEYS_THIN, _KEYS_THIN),
     ),
     ("keys", "gfx942"): _rows(
         (_AMD_KEYS, _AMD_KEYS),
-        (Tile(64, 64, 4, 2, 32, narrow_mfma=True), _AMD_KEYS),
+        (_AMD_KEYS, _AMD_KEYS),
+        (_AMD_SQUARE, _AMD_KEYS),
         (_AMD_NARROW_KEYS, _AMD_NARROW_KEYS),
-        (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
-        (_AMD_NARROW_KEYS, Tile(64, 64, 4, 1, 32, narrow_mfma=True)),
-        (Tile(32, 64, 4, 1, 32, narrow_mfma=True), Tile(32, 64, 4, 1, 32, narrow_mfma=True)),
+        (_AMD_NARROW_KEYS, _AMD_TABLE),
+        (_AMD_NARROW_KEYS, _AMD_TABLE),
+        (_AMD_SECOND_KEYS, _AMD_SECOND_KEYS),
     ),
-    ("table", "sm_80"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL),
-    ("table", "sm_90"): _same(_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _SPREAD_HALF),
-    ("table", "sm_100"): _same(_TABLE, _SPREAD, _SPREAD, _TABLE_HALF, _SPREAD, _SPREAD_HALF),
+    ("table", "sm_80"): _same(
+        _THIN_TABLE, _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+    ),
+    ("table", "sm_90"): _same(
+        _THIN_TABLE, _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _SPREAD_HALF
+    ),
+    ("table", "sm_100"): _same(
+        _TABLE, _TABLE, _SPREAD, _SPREAD, _TABLE_HALF, _SPREAD, _SPREAD_HALF
+    ),
     ("table", "gfx942"): _same(
-        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
-    ),
-    ("double_table", "sm_80"): _same(
-        _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
     ),
     ("double_rows", "sm_80"): _rows(
+        (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
         (_SECOND_HALF, _SECOND_HALF),
         (_SECOND_HALF, _SECOND_THIN),
@@ -218,35 +242,35 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
     ),
-    ("double_table", "sm_90"): _same(
-        _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
-    ),
     ("double_rows", "sm_90"): _rows(
+        (_THIN_SQUARE, _THIN_SQUARE),
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
         (_HALF, _SECOND_THIN),
-        (_SECOND_THIN, Tile(16, 32, 4, 2)),
+        (_SECOND_THIN, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
         (Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 16)),
     ),
-    ("double_table", "sm_100"): _same(
-        _SPREAD, _SPREAD, _SPREAD, _SPREAD_HALF, _SPREAD_HALF, _TABLE_SMALL
-    ),
     ("double_rows", "sm_100"): _rows(
-        (_SECOND, _SECOND_HALF),
-        (_SECOND, _SECOND_HALF),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-    ),
-    ("double_table", "gfx942"): _same(
-        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
+        (_SECOND, _LOW),
+        (_SECOND, _LOW),
+        (_SECOND, _LOW),
+        (_LOW, _LOW),
+        (_LOW, _LOW),
+        (_LOW, _LOW),
+        (_LOW, _LOW),
     ),
     ("double_rows", "gfx942"): _same(
-        _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16
+        _AMD_SMALL,
+        _AMD_SMALL,
+        _AMD_SMALL,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
     ),
     ("double_queries", "sm_80"): _rows(
+        (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
         (_SECOND_HALF, _SECOND_HALF),
         (_SECOND_HALF, _SECOND_THIN),
@@ -255,25 +279,34 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND_THIN, _SECOND_THIN),
     ),
     ("double_queries", "sm_90"): _rows(
+        (_THIN, _THIN_SQUARE),
         (_SECOND, _WIDE),
         (_SECOND, _SECOND_HALF),
         (_WIDE, _SECOND_THIN),
-        (_SECOND_THIN, Tile(16, 32, 4, 2)),
+        (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
         (_SECOND_THIN, _SECOND_THIN),
     ),
     ("double_queries", "sm_100"): _rows(
         (_SECOND, _WIDE),
+        (_SECOND, _WIDE),
         (_SECOND, _SECOND_HALF),
-        (_SECOND, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
+        (_SPREAD_HALF, _LOW),
+        (_LOW, _LOW),
+        (_LOW, _LOW),
+        (_LOW, _LOW),
     ),
     ("double_queries", "gfx942"): _same(
-        _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16, _AMD_SMALL_16
+        _AMD_SMALL,
+        _AMD_SMALL,
+        _AMD_SMALL,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
+        _AMD_SMALL_16,
     ),
     ("double_keys", "sm_80"): _rows(
+        (_SECOND_KEYS, _SECOND_KEYS),
         (_SECOND_KEYS, _SECOND_KEYS),
         (_SECOND_KEYS, _SECOND_KEYS_THIN),
         (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
@@ -282,6 +315,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
     ),
     ("double_keys", "sm_90"): _rows(
+        (_THIN_TABLE, _SECOND_KEYS),
         (_SECOND, _SECOND_KEYS),
         (_SECOND_KEYS, _KEYS_HALF),
         (_SECOND_KEYS, _KEYS_THIN),
@@ -290,9 +324,10 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_KEYS_THIN, _KEYS_THIN),
     ),
     ("double_keys", "sm_100"): _rows(
-        (_SECOND, _SECOND_KEYS),
-        (_SECOND_KEYS, _KEYS_HALF),
-        (_SECOND_KEYS, _KEYS_THIN),
+        (_SPREAD_KEYS, _SPREAD_KEYS),
+        (_SPREAD_KEYS, _SPREAD_KEYS),
+        (_SPREAD_KEYS, _SPREAD_KEYS),
+        (Tile(32, 16, 4, 2), _SPREAD_KEYS),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
@@ -300,10 +335,23 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("double_keys", "gfx942"): _same(
         _AMD_SECOND_KEYS,
         _AMD_SECOND_KEYS,
+        _AMD_SECOND_KEYS,
         _AMD_SECOND_KEYS_THIN,
         _AMD_SECOND_KEYS_THIN,
         _AMD_SECOND_KEYS_THIN,
         _AMD_SECOND_KEYS_THIN,
+    ),
+    ("double_table", "sm_80"): _same(
+        _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+    ),
+    ("double_table", "sm_90"): _same(
+        _THIN_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+    ),
+    ("double_table", "sm_100"): _same(
+        _TABLE_SMALL, _TABLE_SMALL, _SPREAD_HALF, _LOW, _LOW, _LOW, _LOW
+    ),
+    ("double_table", "gfx942"): _same(
+        _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
     ),
 }
 # Entries for which no tile was clean: the one above is the least bad, and this is what is wrong.
