@@ -86,6 +86,7 @@ _SPREAD_HALF, _SPREAD_KEYS = Tile(64, 32, 8, 2), Tile(32, 64, 8, 2)
 _KEYS = Tile(64, 128, 8, 2)
 _KEYS_HALF = Tile(32, 128, 8, 2)
 _KEYS_THIN = Tile(16, 128, 8, 2)
+_BLOCK, _CORNER = Tile(32, 32, 4, 2), Tile(16, 16, 2, 2)
 _LOW, _LOW_KEYS = Tile(16, 32, 4, 2), Tile(16, 64, 4, 1)
 # Up to 16 columns: few warps, and masked tiles in one piece, or a lane has less than 16 bytes of a
 # row to load.
@@ -222,7 +223,13 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_AMD_SECOND_KEYS, _AMD_SECOND_KEYS),
     ),
     ("table", "sm_80"): _same(
-        _THIN_TABLE, _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+        _THIN_TABLE,
+        _TABLE,
+        _TABLE,
+        _TABLE_HALF,
+        _TABLE_HALF,
+        _TABLE_HALF,
+        _TABLE_HALF,
     ),
     ("table", "sm_90"): _same(
         _THIN_TABLE, _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _SPREAD_HALF
@@ -234,13 +241,13 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_TABLE, _AMD_SMALL, _AMD_SMALL, _AMD_SMALL_16
     ),
     ("double_rows", "sm_80"): _rows(
-        (_SECOND, _SECOND_HALF),
-        (_SECOND, _SECOND_HALF),
-        (_SECOND_HALF, _SECOND_HALF),
-        (_SECOND_HALF, _SECOND_THIN),
+        (_SECOND_THIN, Tile(32, 16, 2, 2)),
+        (_SECOND_THIN, Tile(32, 16, 2, 2)),
+        (_BLOCK, _BLOCK),
+        (_CORNER, _CORNER),
+        (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
+        (Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 16)),
     ),
     ("double_rows", "sm_90"): _rows(
         (_THIN_SQUARE, _THIN_SQUARE),
@@ -272,11 +279,11 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("double_queries", "sm_80"): _rows(
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
-        (_SECOND_HALF, _SECOND_HALF),
-        (_SECOND_HALF, _SECOND_THIN),
+        (_BLOCK, _BLOCK),
+        (_CORNER, _CORNER),
+        (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
-        (_SECOND_THIN, _SECOND_THIN),
+        (Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 16)),
     ),
     ("double_queries", "sm_90"): _rows(
         (_THIN, _THIN_SQUARE),
@@ -306,13 +313,13 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         _AMD_SMALL_16,
     ),
     ("double_keys", "sm_80"): _rows(
-        (_SECOND_KEYS, _SECOND_KEYS),
-        (_SECOND_KEYS, _SECOND_KEYS),
         (_SECOND_KEYS, _SECOND_KEYS_THIN),
-        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
-        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
-        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
-        (_SECOND_KEYS_THIN, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS, _SECOND_KEYS_THIN),
+        (_SECOND_KEYS, _BLOCK),
+        (_SECOND_KEYS_THIN, _CORNER),
+        (_CORNER, _CORNER),
+        (_CORNER, _CORNER),
+        (_CORNER, _CORNER),
     ),
     ("double_keys", "sm_90"): _rows(
         (_THIN_TABLE, _SECOND_KEYS),
@@ -327,7 +334,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SPREAD_KEYS, _SPREAD_KEYS),
         (_SPREAD_KEYS, _SPREAD_KEYS),
         (_SPREAD_KEYS, _SPREAD_KEYS),
-        (Tile(32, 16, 4, 2), _SPREAD_KEYS),
+        (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2)),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
@@ -342,10 +349,22 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         _AMD_SECOND_KEYS_THIN,
     ),
     ("double_table", "sm_80"): _same(
-        _TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+        _TABLE_HALF,
+        _TABLE_HALF,
+        _LOW,
+        _LOW,
+        _LOW,
+        _LOW,
+        _LOW,
     ),
     ("double_table", "sm_90"): _same(
-        _THIN_TABLE, _TABLE, _TABLE, _TABLE_HALF, _TABLE_HALF, _TABLE_HALF, _TABLE_SMALL
+        _TABLE_SMALL,
+        _TABLE_HALF,
+        _TABLE_HALF,
+        _LOW,
+        _LOW,
+        _LOW,
+        _LOW,
     ),
     ("double_table", "sm_100"): _same(
         _TABLE_SMALL, _TABLE_SMALL, _SPREAD_HALF, _LOW, _LOW, _LOW, _LOW
