@@ -98,6 +98,7 @@ _SECOND, _SECOND_HALF, _SECOND_THIN = (
 _SECOND_KEYS, _SECOND_KEYS_THIN = Tile(32, 64, 4, 2), Tile(16, 64, 4, 2)
 _AMD = Tile(128, 64, 4, 2)
 _AMD_THIN = Tile(128, 64, 2, 2, 64)
+_AMD_THIN_SQUARE = Tile(64, 64, 2, 2, 64)
 _AMD_HALF, _AMD_HALF_16 = Tile(128, 32, 4, 2), Tile(128, 32, 4, 2, 16)
 _AMD_KEYS = Tile(32, 128, 4, 2)
 _AMD_NARROW = Tile(64, 32, 4, 2, 32, narrow_mfma=True)
@@ -121,7 +122,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE, Tile(64, 32, 4, 1)),
         (_WIDE, Tile(64, 32, 4, 1)),
         (_HALF_16, _HALF_16),
-        (_HALF_16, _SPREAD),
+        (_HALF_16, _SECOND_THIN),
         (_SPREAD, _SPREAD),
     ),
     ("forward", "sm_90"): _rows(
@@ -132,26 +133,26 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_THIN_SQUARE, _SQUARE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
-        (_WIDE, _WIDE),
+        (_WIDE, _WIDE_16),
         (_WIDE_16, _HALF_16),
     ),
     ("forward", "sm_100"): _rows(
-        (_THIN_SQUARE, _WIDE_16),
-        (_WIDE, _WIDE_16),
         (_THIN_SQUARE, _THIN_SQUARE),
         (_WIDE, _WIDE_16),
+        (_THIN_SQUARE, _THIN_SQUARE),
+        (_WIDE, _THIN_SQUARE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
         (_WIDE, _WIDE),
-        (_WIDE, _WIDE),
+        (_WIDE, _WIDE_16),
         (_WIDE_16, _HALF_16),
     ),
     ("forward", "gfx942"): _rows(
         (_AMD_THIN, _AMD_THIN),
         (_AMD, _AMD),
+        (_AMD_THIN, _AMD_THIN),
         (_AMD, _AMD),
-        (_AMD, _AMD),
-        (_AMD, _AMD),
+        (_AMD_THIN, _AMD_THIN),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD_HALF),
@@ -165,7 +166,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_WIDE, Tile(64, 32, 4, 2)),
         (_WIDE, Tile(64, 32, 4, 2)),
         (_SQUARE, _SQUARE),
-        (_SECOND_THIN, _SECOND_THIN),
+        (Tile(64, 16, 4, 1, 16), Tile(64, 16, 4, 1, 16)),
         (_SPREAD_16, _SPREAD_16),
     ),
     ("queries", "sm_90"): _rows(
@@ -191,9 +192,9 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_HALF_16, _HALF_16),
     ),
     ("queries", "gfx942"): _rows(
-        (_AMD_THIN, Tile(64, 64, 2, 2, 64)),
+        (_AMD_THIN, _AMD_THIN_SQUARE),
         (_AMD, _AMD),
-        (_AMD, _AMD),
+        (_AMD_THIN_SQUARE, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD),
         (_AMD, _AMD),
@@ -209,7 +210,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_KEYS_HALF, _LOW_KEYS),
         (_KEYS_HALF, _LOW_KEYS),
         (_SQUARE, Tile(32, 64, 4, 2)),
-        (_KEYS_HALF, _LOW_KEYS),
+        (_LOW_KEYS, _LOW_KEYS),
         (Tile(32, 64, 4, 2), _SPREAD),
     ),
     ("keys", "sm_90"): _rows(
@@ -229,7 +230,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_THIN_SQUARE, _KEYS),
         (_KEYS, _KEYS),
         (_KEYS_HALF, _KEYS_HALF),
-        (_KEYS_HALF, _KEYS_HALF),
+        (_SQUARE, _KEYS_HALF),
         (_KEYS, _SQUARE),
         (_KEYS, Tile(32, 64, 4, 2)),
         (_KEYS_THIN, _KEYS_THIN),
@@ -247,7 +248,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ),
     ("table", "sm_80"): _same(
         _THIN_TABLE,
-        _TABLE,
+        _TABLE_HALF,
         _TABLE,
         _TABLE,
         _TABLE_HALF,
@@ -258,7 +259,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ),
     ("table", "sm_90"): _same(
         _THIN_TABLE,
-        _TABLE,
+        _TABLE_HALF,
         _TABLE,
         _TABLE,
         _TABLE,
@@ -292,9 +293,9 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("double_rows", "sm_80"): _rows(
         (_SECOND_THIN, Tile(32, 16, 2, 2)),
         (_SECOND_THIN, Tile(32, 16, 2, 2)),
+        (Tile(32, 16, 2, 2), Tile(32, 16, 2, 2)),
         (_BLOCK, _BLOCK),
-        (_BLOCK, _BLOCK),
-        (_CORNER, _CORNER),
+        (_SECOND_THIN, _SECOND_THIN),
         (_CORNER, _CORNER),
         (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
@@ -314,9 +315,9 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("double_rows", "sm_100"): _rows(
         (_SECOND, _LOW),
         (_SECOND, _LOW),
+        (_SECOND_THIN, _LOW),
         (_SECOND, _LOW),
-        (_SECOND, _LOW),
-        (_LOW, _LOW),
+        (_SECOND_THIN, _SECOND_THIN),
         (_LOW, _LOW),
         (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
@@ -336,9 +337,9 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ("double_queries", "sm_80"): _rows(
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
+        (Tile(32, 16, 2, 2), Tile(32, 16, 2, 2)),
         (_BLOCK, _BLOCK),
-        (_BLOCK, _BLOCK),
-        (_CORNER, _CORNER),
+        (_SECOND_THIN, _SECOND_THIN),
         (_CORNER, _CORNER),
         (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
@@ -360,7 +361,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND, _WIDE),
         (_SECOND, _SECOND_HALF),
         (_SECOND, _SECOND_HALF),
-        (_SPREAD_HALF, _LOW),
+        (_SECOND_THIN, _SECOND_THIN),
         (_SPREAD_HALF, _LOW),
         (_LOW, _LOW),
         (_SECOND_THIN, _SECOND_THIN),
@@ -382,7 +383,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SECOND_KEYS, _SECOND_KEYS_THIN),
         (_SECOND_KEYS, _BLOCK),
         (_SECOND_KEYS, _BLOCK),
-        (_SECOND_KEYS_THIN, _CORNER),
+        (_SECOND_KEYS_THIN, _LOW_KEYS),
         (_SECOND_KEYS_THIN, _CORNER),
         (_CORNER, _CORNER),
         (_CORNER, _CORNER),
@@ -390,11 +391,11 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
     ),
     ("double_keys", "sm_90"): _rows(
         (_THIN_TABLE, _SECOND_KEYS),
-        (_SECOND, _SECOND_KEYS),
+        (_SECOND_KEYS, _SECOND_KEYS),
         (_SECOND_KEYS, _KEYS_HALF),
         (_SECOND_KEYS, _KEYS_HALF),
         (_SECOND_KEYS, _KEYS_THIN),
-        (_SECOND_KEYS, _KEYS_THIN),
+        (_SECOND_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
@@ -404,7 +405,7 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
         (_SPREAD_KEYS, _SPREAD_KEYS),
         (_SPREAD_KEYS, _SPREAD_KEYS),
         (_SPREAD_KEYS, _SPREAD_KEYS),
-        (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2)),
+        (_SPREAD_KEYS, _SPREAD_KEYS),
         (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2)),
         (_KEYS_THIN, _KEYS_THIN),
         (_KEYS_THIN, _KEYS_THIN),
@@ -472,7 +473,8 @@ TILES: dict[tuple[str, str], dict[int, tuple[Tile, Tile]]] = {
 # warps; for K5 on NVIDIA's targets: 64x64, 64x32, 32x64, 32x32, 64x16, 32x16, 16x64, 16x32,
 # 16x16.
 UNCLEAN: dict[tuple[str, str, int, bool], str] = {
-    ("forward", "sm_80", 144, False): "spills 8 bytes",
+    ("forward", "sm_100", 16, False): "spills 8 bytes with dropout",
+    ("forward", "sm_80", 144, False): "exponentials x 1.25",
     ("forward", "sm_80", 256, True): "exponentials x 1.50",
     ("forward", "sm_80", 256, False): "exponentials x 1.50",
     ("queries", "sm_80", 144, False): "spills 8 bytes",
