@@ -66,13 +66,13 @@ def main() -> int:
                 tile = plain if plain == rich or name in ("K1", "causal", "key lengths") else rich
                 with recorded(target):
                     (one,) = launches_of("forward", d, torch.bfloat16, variant, tile)
-                found, spilled = cost(one[0], target)
+                found, spilled = cost(one, target)
                 alone = alone or found
                 base = yardstick if name == "K1" else alone
                 if tile != plain:  # another tile: its own K1 is what it is compared with
                     with recorded(target):
                         (own,) = launches_of("forward", d, torch.bfloat16, Variant(), tile)
-                    base = cost(own[0], target)[0]
+                    base = cost(own, target)[0]
                 wrong = spilled or found > (1 + limit) * base
                 faults += wrong
                 mark = " (!)" if wrong else ""

@@ -191,12 +191,13 @@ def _code_rows(analysis: Analysis, tile: Mapping[str, Any]) -> Iterator[Row]:
     yield _row("exp_instructions", counts.exponentials, "code")
     yield _row("atomics", counts.atomics, "code")
     yield _row("bulk_copies", counts.bulk, "code")
-    for phase, moved in (("code", counts.loads), ("code/stores", counts.stores)):
+    for stores in (False, True):
+        moved, part = (counts.stores, "/stores") if stores else (counts.loads, "")
         yield _row(
             "wide_share",
-            counts.wide_share(analysis.facts.widest, stores=moved is counts.stores),
-            phase,
-            reason=found.unread.get(phase.replace("code", "wide_share")),
+            counts.wide_share(analysis.facts.widest, stores=stores),
+            f"code{part}",
+            reason=found.unread.get(f"wide_share{part}"),
             opts={
                 "bytes": analysis.facts.widest,
                 "accesses": _by_width(moved.tensors),

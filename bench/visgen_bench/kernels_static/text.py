@@ -20,11 +20,10 @@ _LEFT = {"layer", "kernel", "tile", "by"}
 LEGEND = (
     "regs: registers of a thread; spill: bytes of local memory; KiB: shared memory of a block; "
     "blocks: resident (r registers, s shared memory, t tensor memory, w warps, b blocks limit); "
-    "instr, exp: "
-    "instructions, exponentials for each score in the loop over whole tiles; work: matrix FLOPs "
-    "executed over needed; wide: of the loaded bytes of q, k, v and the like, the share in loads "
-    "as wide as their strides allow; floor: microseconds of the binding limit; model: predicted "
-    "microseconds, nothing was run."
+    "instr, exp: instructions, exponentials for each score in the loop over whole tiles; work: "
+    "matrix FLOPs executed over needed; wide: of the loaded bytes of q, k, v and the like, the "
+    "share in loads as wide as their strides allow; floor: microseconds of the binding limit; "
+    "model: predicted microseconds, nothing was run."
 )
 
 

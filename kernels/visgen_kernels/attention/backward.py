@@ -61,6 +61,8 @@ from visgen_kernels.attention.tiles_jit import (
 from visgen_kernels.attention.walks_jit import walk_keys, walk_queries
 from visgen_kernels.launch import Launch
 
+_DELTA_WARPS = 4
+
 
 @triton.jit
 def attention_delta(
@@ -312,14 +314,14 @@ def delta_launch(
         sequences * x.heads * triton.cdiv(x.n_q, block),
         (place(grad), place(out), *vectors, x),
         {"block_m": block},
-        4,
+        _DELTA_WARPS,
         1,
     )
 
 
 def _delta_rows(out: Tensor) -> int:
-    """Rows of a program: enough that each lane of its 4 warps loads 16 bytes of a row's parts."""
-    lanes = 4 * (64 if target_of(out.device) == "gfx942" else 32)
+    """Rows of a program: enough that each lane of its warps loads 16 bytes of a row's parts."""
+    lanes = _DELTA_WARPS * (64 if target_of(out.device) == "gfx942" else 32)
     narrow = min(part for part in head_parts(out.shape[-1]) if part)
     return max(64, 16 // out.itemsize * lanes // narrow)
 

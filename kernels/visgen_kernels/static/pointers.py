@@ -61,8 +61,9 @@ class Pointers:
     def behind(self, instruction: Instruction, *, store: bool) -> frozenset[str]:
         """The arguments that a load or store may go through."""
         known = self.stores if store else self.loads
-        every = frozenset[str]().union(*known.values()) or frozenset({ELSEWHERE})
-        return known.get(instruction.place, every)
+        if instruction.place in known:
+            return known[instruction.place]
+        return frozenset[str]().union(*known.values()) or frozenset({ELSEWHERE})
 
 
 def read_pointers(ttgir: str, ptx: str = "") -> Pointers:
