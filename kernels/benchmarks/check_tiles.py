@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from visgen_kernels import BlockList, layouts
-from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.double_launch import DoubleTiles, double_backward_tiled
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.launch import backward_tiled, forward_tiled
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.short_tiles import SHORT_UNCLEAN, short_tile

@@ -111,6 +111,27 @@ def reduce_tile_bias(
         expanded[:, x, cells] += gradient[:, piece]
 
 
+def square_bias(table: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The bias of all queries and keys, (heads, n, n), contiguous, in `dtype`."""
+    height, width = size
+    n, expanded = height * width, expand_table(table, size, dtype)
+    lines = [expanded[:, :, y * width : y * width + n] for y in reversed(range(height))]
+    return torch.stack(lines, dim=1).view(-1, n, n)
+
+
+def reduce_square(gradient: Tensor, size: Sequence[int]) -> Tensor:
+    """Adjoint of `square_bias`: (heads, n, n) -> ((2h-1)(2w-1), heads), always the same bits."""
+    height, width = size
+    heads = gradient.shape[0]
+    lines = gradient.view(heads, height, width, height * width).flip(1).transpose(1, 2)
+    # Rows of 2h lines read as rows of 2h - 1 lines shift by one line each (see `reduce_expanded`).
+    padded = gradient.new_zeros(heads, width, height, 2 * height * width)
+    padded[..., : height * width] = lines
+    skewed = padded.flatten(2)[..., : height * (2 * height - 1) * width]
+    expanded = skewed.unflatten(2, (height, (2 * height - 1) * width)).sum(dim=2)
+    return reduce_expanded(expanded, size)
+
+
 def _runs(size: Sequence[int], rows: Index, keys: Index) -> Iterator[tuple[slice, slice, Index]]:
     """Pieces of the tile's rows that share y_i: rows of the tile, x_i, cells of `expanded`."""
     height, width = size

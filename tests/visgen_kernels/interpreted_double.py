@@ -25,9 +25,8 @@ from visgen_kernels import (
     SlidingWindow,
     Windows,
 )
-from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.double_launch import DoubleTiles, double_backward_tiled
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.launch import forward_tiled
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.tiles import Tile

@@ -26,9 +26,13 @@ from visgen_kernels import (
 problem = importlib.import_module("visgen_kernels.attention.problem")
 entry = importlib.import_module("visgen_kernels.attention.entry")
 fused_cpu = importlib.import_module("visgen_kernels.attention.fused_cpu")
+chunked = importlib.import_module("visgen_kernels.attention.chunked")
+chunked_double = importlib.import_module("visgen_kernels.attention.chunked_double")
 
 # Scores in a chunk: everything at once, some rows at a time, one small tile at a time.
 CHUNKS = (512 * 1024, 400, 40)
+# Scores of the longest call that is not walked over.
+SINGLES = (0, 128 * 1024)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -148,15 +152,50 @@ CASES = [
 ]
 
 
+def keep_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are kept even where the fused kernel would do without them."""
+    keeps = entry.keeps_weights
+    monkeypatch.setattr(entry, "keeps_weights", lambda *sizes, **_: keeps(*sizes, fused=False))
+
+
+def walked(case: Case) -> bool:
+    """Has the mask several tiles, or a query no key?"""
+    mask, lengths = case.options.get("mask", Full()), case.options.get("key_lengths")
+    if isinstance(mask, Blocks1d | Blocks2d | BlockList) or (lengths is not None and 0 in lengths):
+        return True
+    return not isinstance(mask, Full) and case.name.endswith("13x7")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("scores", CHUNKS)
 def test_chunked_equals_the_definition_in_both_derivatives(
     case: Case, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(problem, "SINGLE_SCORES", 0)
     expected, got = case.run("reference"), case.run("chunked")
     for theirs, ours in zip(expected, got, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_calls_without_a_walk_equal_the_definition_in_both_derivatives(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_always(monkeypatch)
+    walks = []
+
+    class Walk(problem.Problem):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            walks.append(case.name)
+            super().__init__(*arguments, **options)
+
+    for module in (chunked, chunked_double):
+        monkeypatch.setattr(module, "Problem", Walk)
+    expected, got = case.run("reference"), case.run("chunked")
+    for theirs, ours in zip(expected, got, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    assert bool(walks) == walked(case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -164,6 +203,7 @@ def test_chunked_equals_the_definition_in_both_derivatives(
 def test_heads_taken_apart_equal_the_definition_in_both_derivatives(
     case: Case, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(problem, "SINGLE_SCORES", 0)
     monkeypatch.setattr(problem, "_HEAD_PRODUCT", 0)
     monkeypatch.setattr(problem, "_HEAD_SCORES", scores)
     expected, got = case.run("reference"), case.run("chunked")
@@ -197,6 +237,7 @@ def test_weights_that_are_kept_and_computed_again_give_the_same(
 ) -> None:
     case = Case("", ((3, 12, 3, 2, 4),), {"mask": Causal(), "dropout": 0.2, "seed": SEED}, (3, 4))
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(problem, "SINGLE_SCORES", 0)
     results = []
     for factor in (0, 100):
         monkeypatch.setattr(problem, "_KEPT_PER_INPUT", factor)
@@ -246,7 +287,10 @@ def test_query_that_sees_nothing_gives_zero_and_minus_infinity(implementation: s
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("scores", CHUNKS)
+@pytest.mark.parametrize(
+    ("scores", "single", "kept"),
+    [*((scores, 0, False) for scores in CHUNKS), *((CHUNKS[0], n, True) for n in SINGLES)],
+)
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 @pytest.mark.parametrize(
     ("options", "hidden"),
@@ -262,9 +306,14 @@ def test_what_a_hidden_key_holds_has_no_influence(
     hidden: slice,
     broken: float,
     scores: int,
+    single: int,
+    kept: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(problem, "SINGLE_SCORES", single)
+    if kept:
+        keep_always(monkeypatch)
     q, k, v = draw(2, 12, 2, 4), draw(2, 12, 2, 4, seed=1), draw(2, 12, 2, 4, seed=2)
     rows = slice(0, 5)  # none of them sees a hidden key
     outputs, gradients = [], []

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visgen_kernels.attention import fused_cpu
+from visgen_kernels.attention import fused_cpu, single
 from visgen_kernels.attention.chunk import Chunk
 from visgen_kernels.attention.gradients import InputGradients, Needs
 from visgen_kernels.attention.problem import Call, Loaded, Problem, all_finite, part
@@ -32,6 +32,10 @@ def forward(
     asked for.
     """
     none = q.new_empty(0)
+    if keep and single.takes(call, q, k, v):
+        results = single.forward(call, q, k, v, with_lse=with_lse, keep=keep)
+        if results is not None:
+            return results
     answer = None if keep else fused_cpu.plain(call, q, k, v, with_lse=with_lse)
     if answer is not None:
         return *answer, none
@@ -108,6 +112,10 @@ def backward(
         if found is not None:
             wanted = (needs.q,) if packed else (needs.q, needs.k, needs.v)
             return [x for x, needed in zip(found, wanted, strict=True) if needed]
+    if kept.ndim == 4 and single.takes(call, q, k, v):
+        found = single.backward(call, grad, kept, q, k, v, needs=needs, packed=packed)
+        if found is not None:
+            return found
     problem = Problem(call, q, k, v, buffers=2, kept=kept)
     grads = problem.tokens(grad, "g")
     results = InputGradients(problem, needs, packed, (q, k, v))
@@ -174,5 +182,4 @@ def softmax_backward(
     """Grad becomes weights o (grad - rowsum(weights o grad)), in place."""
     if not problem.finite:
         grad.masked_fill_(problem.hidden_scores(loaded, chunk), 0.0)
-    # The operator behind softmax's own derivative: one pass over both instead of three.
-    torch.ops.aten._softmax_backward_data.out(grad, weights, -1, grad.dtype, grad_input=grad)
+    single.softmax_backward(grad, weights)

@@ -21,22 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visgen_kernels.attention import single
 from visgen_kernels.attention.chunk import Block, Chunk, Target, Tokens, select
 from visgen_kernels.attention.chunked import softmax_backward
-from visgen_kernels.attention.gradients import InputGradients, Needs
+from visgen_kernels.attention.gradients import Cotangents, InputGradients, Needs
 from visgen_kernels.attention.problem import Call, Loaded, Problem, part
 from visgen_kernels.biases import expand_table
-
-
-@dataclass(frozen=True)
-class Cotangents:
-    """Cotangents of the first backward's results; None where there is none."""
-
-    q: Tensor | None
-    k: Tensor | None
-    v: Tensor | None
-    table: Tensor | None
-    key_bias: Tensor | None
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +83,22 @@ def double_backward(
     packed: bool,
 ) -> list[Tensor]:
     """Gradients of grad, q (or packed), k, v, table, key bias: those needed, in this order."""
+    if kept.ndim == 4 and single.takes(call, q, k, v):
+        found = single.double_backward(
+            call,
+            cotangents,
+            grad,
+            out,
+            kept,
+            q,
+            k,
+            v,
+            needs_grad=needs_grad,
+            needs=needs,
+            packed=packed,
+        )
+        if found is not None:
+            return found
     problem = Problem(call, q, k, v, buffers=4, kept=kept)
     memory = grad.new_empty(grad.shape if needs_grad else (0,))
     first = [memory] if needs_grad else []

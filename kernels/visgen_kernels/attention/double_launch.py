@@ -14,8 +14,7 @@ from torch import Tensor
 from visgen_kernels.attention import bias_gradient, double_backward
 from visgen_kernels.attention.arguments import scoring_of
 from visgen_kernels.attention.backward import delta_launch
-from visgen_kernels.attention.chunked_double import Cotangents
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.launch import chosen_tile, lists_for
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import first_of, readable, second_of

@@ -10,6 +10,8 @@ second derivative, compute the weights again in `chunked`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,15 @@ from visgen_kernels.attention.chunk import (
     length,
     select,
 )
-from visgen_kernels.attention.problem import CHUNK_SCORES, Call, Problem, all_finite
+from visgen_kernels.attention.problem import (
+    CHUNK_SCORES,
+    Call,
+    Geometry,
+    Problem,
+    all_finite,
+    key_shift,
+)
+from visgen_kernels.biases import square_bias
 from visgen_kernels.layouts import Sequence
 from visgen_kernels.masks import Causal, Full, reach
 from visgen_kernels.tiles import Index, Tile
@@ -44,17 +54,41 @@ def fits(device: torch.device, d: int, d_v: int, dropout: float) -> bool:
     return device.type == "cpu" and not dropout and d == d_v
 
 
-def _plain(call: Call, *tensors: Tensor) -> bool | None:
-    """Is the kernel's answer the whole answer, and causal? None if not. tensors: q, k, v, ..."""
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A call whose whole answer is one answer of the kernel."""
+
+    causal: bool
+    added: Tensor | None  # to the scores, broadcasts with (b, h, n_q, n_k)
+    guarded: bool  # what is hidden may leak, as 0 * NaN
+
+    def empty(self) -> Tensor:
+        """(b, h or 1, n_q or 1) bool: rows that keys hide everything from."""
+        assert self.added is not None
+        return self.added.amax(-1) == -torch.inf
+
+
+def _plain(call: Call, *tensors: Tensor) -> _Plain | None:
+    """How the kernel's answer is the whole answer; None if it is not. tensors: q, k, v, ..."""
     q, k, v = tensors[:3]
-    causal = isinstance(call.mask, Causal) and call.mask.group == 1 and q.shape[1] == k.shape[1]
-    biased = not (call.table is None and call.key_bias is None and call.key_lengths is None)
-    if biased or not (causal or isinstance(call.mask, Full)):
-        return None
     wide = q.dtype in (torch.float32, torch.float64) and q.numel() and k.numel()
-    dense = all(x.stride(-1) == 1 for x in tensors)
-    fitting = fits(q.device, q.shape[-1], v.shape[-1], call.dropout)
-    return causal if fitting and wide and dense and isinstance(call.layout, Sequence) else None
+    if not (wide and isinstance(call.layout, Sequence) and all(x.stride(-1) == 1 for x in tensors)):
+        return None
+    if not fits(q.device, q.shape[-1], v.shape[-1], call.dropout):
+        return None
+    hiding = not (call.key_bias is None and call.key_lengths is None)
+    if isinstance(call.mask, Causal) and call.mask.group == 1 and q.shape[1] == k.shape[1]:
+        return None if hiding or call.table is not None else _Plain(True, None, True)
+    if not isinstance(call.mask, Full):
+        return None
+    added = None
+    if hiding:
+        added = key_shift(call, Geometry(call.layout, q.shape, k.shape, v.shape[-1]), q)
+    if call.table is not None and call.size is not None:
+        if q.shape[1] * k.shape[1] * q.shape[2] > CHUNK_SCORES or hiding:
+            return None
+        added = square_bias(call.table, call.size, q.dtype)[None]
+    return _Plain(False, added, hiding)
 
 
 def plain(
@@ -64,15 +98,19 @@ def plain(
 
     `forward` would give the same; a short call is spared half of its time around the kernel.
     """
-    causal = _plain(call, q, k, v)
-    if causal is None:
+    found = _plain(call, q, k, v)
+    if found is None:
         return None
     qs, ks, vs = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    out, lse = _forward(qs, ks, vs, is_causal=causal, scale=call.scale)
+    out, lse = _forward(qs, ks, vs, is_causal=found.causal, attn_mask=found.added, scale=call.scale)
     out = out.transpose(1, 2)
-    if causal and not all_finite(out):
+    if found.guarded and not all_finite(out):
         return None  # what is hidden may have leaked
-    return out.contiguous(), lse.transpose(1, 2).contiguous() if with_lse else lse.new_empty(0)
+    if not with_lse:
+        return out.contiguous(), lse.new_empty(0)
+    if found.guarded and found.added is not None:  # the kernel gives 0 for empty rows
+        lse = lse.masked_fill(found.empty(), -torch.inf)
+    return out.contiguous(), lse.transpose(1, 2).contiguous()
 
 
 def plain_backward(
@@ -89,16 +127,22 @@ def plain_backward(
     """Gradients of q, k, v (or packed) where `plain` holds and copies are small, else None."""
     if q.numel() + k.numel() + v.numel() > _COPIED_INPUTS:
         return None
-    causal = _plain(call, q, k, v, grad, out)
-    if causal is None:
+    found = _plain(call, q, k, v, grad, out)
+    if found is None:
         return None
+    if found.guarded and found.added is not None:  # exp(-inf - 0) = 0 weighs what such rows see
+        lse = lse.masked_fill(lse == -torch.inf, 0.0)
     tensors = (x.transpose(1, 2) for x in (grad, q, k, v, out, lse))
-    found = [x.transpose(1, 2) for x in _backward(*tensors, 0.0, causal, scale=call.scale)]
-    if causal and not all_finite(found[0]):
+    results = _backward(*tensors, 0.0, found.causal, attn_mask=found.added, scale=call.scale)
+    results = [x.transpose(1, 2) for x in results]
+    if found.guarded and not all_finite(results[0]):
         return None  # what is hidden may have leaked
-    if packed:
-        return [torch.stack(found, dim=-3)]
-    return [x.contiguous() for x in found]
+    if not packed:
+        return [x.contiguous() for x in results]
+    memory = q.new_empty(*q.shape[:-2], 3, *q.shape[-2:])
+    for part, x in zip(memory.unbind(-3), results, strict=True):
+        part.copy_(x)  # torch.stack is slower with such strides
+    return [memory]
 
 
 def takes(problem: Problem) -> bool:

@@ -36,6 +36,17 @@ class Needs:
         return self.q or self.k or self.table or self.key_bias
 
 
+@dataclass(frozen=True)
+class Cotangents:
+    """Cotangents of the first backward's results; None where there is none."""
+
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
+    table: Tensor | None
+    key_bias: Tensor | None
+
+
 class KeySums:
     """Sums over all queries of a block, sum_i weights_ij x_i, written to a target of keys."""
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from visgen_kernels import layouts, masks
 from visgen_kernels.attention import chunked, chunked_double
-from visgen_kernels.attention.chunked import Needs
-from visgen_kernels.attention.chunked_double import Cotangents
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.problem import Call, Geometry
 
 # Arguments shared by the three operators, in the schema's order. What may have a gradient is first.

@@ -33,6 +33,8 @@ from visgen_kernels.tiles import Index, Tile, positions
 
 # Scores of one chunk, all arrays of its size together: 2 MB of float32, which caches hold.
 CHUNK_SCORES = 512 * 1024
+# A call with so few scores is not walked over (see `single`): half a megabyte of float32.
+SINGLE_SCORES = 128 * 1024
 # Numbers of q, k and v in a block of several sequences. Longer sequences come one by one: their
 # products are long enough to hide what a chunk costs around them.
 _BLOCK_INPUTS = 512 * 1024
@@ -80,6 +82,11 @@ class Geometry:
         """Are the rows of a sequence close in memory, as those of windows are only when copied?"""
         return 0 < self.row * self.heads * self.d <= _NEAR_ROWS
 
+    @property
+    def single(self) -> bool:
+        """Are all scores of the call so few that a walk over them costs more than it saves?"""
+        return 0 not in self.scores and self.sequences <= self.together(SINGLE_SCORES)
+
     def together(self, budget: int) -> int:
         """Sequences whose heads are all copied into one block; 0 if one is a block already."""
         inputs = self.n_q * self.d + self.n_k * (self.d + self.d_v)
@@ -92,7 +99,7 @@ class Geometry:
         Depends on shapes alone, so that all passes over a call have the same blocks.
         """
         square = self.n_q * self.n_k
-        if not square or self.together(CHUNK_SCORES) <= 1:
+        if not square or self.single or self.together(CHUNK_SCORES) <= 1:
             return 0
         sequences = min(self.run, max(1, _HEAD_SCORES // square))
         return sequences if self.near and sequences * square * self.d >= _HEAD_PRODUCT else 0
@@ -171,7 +178,10 @@ class Problem(Geometry):
         self.scratch, self.form = Scratch(self.like), Form(call.layout, self.axes)
         self.q, self.k, self.v = self.tokens(q, "q"), self.tokens(k, "k"), self.tokens(v, "v")
         self.kept = kept if kept.ndim == 4 else None
-        self.shift, may_hide = self._key_shift(q.device)
+        key_bias, shift = call.key_bias, key_shift(call, self, self.like)
+        shape = (self.sequences, self.heads, 1, self.n_k)
+        self.shift = None if shift is None else shift.expand(shape).contiguous()
+        may_hide = call.key_lengths is not None or not (key_bias is None or all_finite(key_bias))
         # Rows that see no key come out of the softmax as NaN and have to be cleared.
         self.empty_rows = may_hide or call.mask.leaves_empty_rows(self.n_q, self.n_k)
         # A product 0 * NaN of a hidden key would leak; one sum tells whether there is any.
@@ -243,22 +253,6 @@ class Problem(Geometry):
             return block.part(kept)
         sequences, heads, n_q, n_k = self.scores
         return kept.view(heads, sequences, n_q, n_k)[block.head, block.start : block.stop]
-
-    def _key_shift(self, device: torch.device) -> tuple[Tensor | None, bool]:
-        """What every query adds to the score of a key, (sequences, heads, 1, n_k); is any -inf?"""
-        shift, hides = None, False
-        layout, key_bias, lengths = self.call.layout, self.call.key_bias, self.call.key_lengths
-        if key_bias is not None:
-            # (sequences, n, heads) -> (sequences, heads, n)
-            shift = layout.split(key_bias.to(self.dtype), self.axes).transpose(1, 2).contiguous()
-            hides = not all_finite(key_bias)
-        if lengths is not None:
-            limit = lengths.to(device).repeat_interleave(self.sequences // max(1, len(lengths)))
-            beyond = torch.arange(self.n_k, device=device) >= limit[:, None, None]
-            base = self.like.new_zeros(self.sequences, self.heads, self.n_k)
-            shift = (base if shift is None else shift).masked_fill(beyond, -torch.inf)
-            hides = True
-        return None if shift is None else shift[:, :, None], hides
 
     def chunks(self, block: Block) -> Iterator[Chunk]:
         """All chunks of a block, tile by tile, in a tile by heads."""
@@ -411,6 +405,22 @@ class Problem(Geometry):
             self.call.dropout,
             self.dtype,
         )
+
+
+def key_shift(call: Call, sizes: Geometry, like: Tensor) -> Tensor | None:
+    """What keys add to their scores, (sequences, heads or 1, 1, n_k), -inf where hidden.
+
+    like: dtype and device of the result.
+    """
+    shift, lengths = None, call.key_lengths
+    if call.key_bias is not None:
+        bias = call.key_bias.to(like.dtype)
+        shift = call.layout.split(bias, bias.ndim - 2).transpose(1, 2)[:, :, None]
+    if lengths is not None:
+        limit = lengths.to(like.device).repeat_interleave(sizes.sequences // max(1, len(lengths)))
+        beyond = torch.arange(sizes.n_k, device=like.device) >= limit[:, None, None, None]
+        shift = (like.new_zeros(()) if shift is None else shift).masked_fill(beyond, -torch.inf)
+    return shift
 
 
 def all_finite(*tensors: Tensor) -> bool:

@@ -10,8 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from visgen_kernels.attention.arguments import LOG2_E, Rows, Scoring, rows_of, vector_of
-from visgen_kernels.attention.chunked_double import Cotangents
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.biases import expand_table
 

@@ -16,9 +16,8 @@ from visgen_kernels.attention import double_backward
 from visgen_kernels.attention.arguments import Scoring, head_parts, scoring_of
 from visgen_kernels.attention.backward import keys_launch, keys_of, queries_launch, queries_of
 from visgen_kernels.attention.bias_gradient import bias_launch, bias_plan
-from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.forward import forward_launch
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.launch import key_passes
 from visgen_kernels.attention.problem import Call
 from visgen_kernels.attention.second import Second, first_of, second_of

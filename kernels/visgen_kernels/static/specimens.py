@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from visgen_kernels.attention import launch as triton_attention
-from visgen_kernels.attention.chunked_double import Cotangents
 from visgen_kernels.attention.double_launch import double_backward_of
-from visgen_kernels.attention.gradients import Needs
+from visgen_kernels.attention.gradients import Cotangents, Needs
 from visgen_kernels.attention.tiles import Tile
 from visgen_kernels.codebook_kernel import meta_nearest_launch
 from visgen_kernels.decode_launch import meta_decode_launches
