@@ -55,7 +55,7 @@ def entries() -> Iterator[tuple[str, str, int, bool, Tile, torch.dtype]]:
             for plain, tile in zip((True, False), tiles, strict=True):
                 if kernel not in TABLES or not plain:
                     yield kernel, target, width, plain, tile, torch.bfloat16
-    for target, (kernel, tile) in product(TARGETS, FLOAT32_TILES.items()):
+    for (kernel, target), tile in FLOAT32_TILES.items():
         yield kernel, target, 64, kernel not in TABLES, tile, torch.float32
 
 
@@ -265,7 +265,7 @@ def _exact(
 def main() -> int:
     """Check as the environment says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = [*FLOAT32_TILES, *SHORT_KERNELS, "decode", "codebook"]
+    names = [*dict.fromkeys(kernel for kernel, _ in TILES), *SHORT_KERNELS, "decode", "codebook"]
     parser.add_argument("--target", nargs="*", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--kernel", nargs="*", choices=names, default=names)
     arguments = parser.parse_args()

@@ -531,18 +531,33 @@ UNCLEAN: dict[tuple[str, str, int, bool], str] = {
     ("double_table", "gfx942", 256, False): "spills 4 bytes",
 }
 
-# float32 takes twice the registers, and its sums have no matrix units unless TF32 is allowed
-# (torch.set_float32_matmul_precision): a lane then holds whole rows of both factors, so that only
-# small tiles for many lanes do not spill at 64 columns.
-FLOAT32_TILES = {
+# float32 takes twice the registers. On NVIDIA's targets its products have no matrix units unless
+# TF32 is allowed (torch.set_float32_matmul_precision): a lane then holds whole rows of both
+# factors, so that only small tiles for many lanes do not spill. Judged at 64 columns.
+_FLOAT32_NVIDIA = {
     "forward": Tile(32, 32, 8, 1, 16),
     "queries": Tile(32, 32, 8, 1, 16),
     "keys": Tile(32, 32, 8, 1),
     "table": Tile(32, 32, 8, 1),
-    "double_table": Tile(16, 16, 8, 1),
     "double_rows": Tile(16, 16, 8, 1, 16),
     "double_queries": Tile(16, 16, 8, 1, 16),
     "double_keys": Tile(16, 16, 8, 1),
+    "double_table": Tile(16, 16, 8, 1),
+}
+_FLOAT32_AMD = {
+    "forward": Tile(64, 64, 4, 1, 16, narrow_mfma=True),
+    "queries": _AMD_SMALL_16,
+    "keys": _AMD_SECOND_KEYS,
+    "table": _AMD_SMALL_16,
+    "double_rows": Tile(64, 16, 4, 1, 16, narrow_mfma=True),
+    "double_queries": Tile(64, 16, 4, 1, 16, narrow_mfma=True),
+    "double_keys": _AMD_SECOND_KEYS_THIN,
+    "double_table": Tile(64, 16, 4, 1, 16, narrow_mfma=True),
+}
+FLOAT32_TILES: dict[tuple[str, str], Tile] = {
+    **{(k, t): tile for t in ("sm_80", "sm_90", "sm_100") for k, tile in _FLOAT32_NVIDIA.items()},
+    **{(kernel, "gfx942"): tile for kernel, tile in _FLOAT32_AMD.items()},
+    ("keys", "sm_80"): Tile(16, 32, 8, 1),
 }
 
 
@@ -566,7 +581,7 @@ def tile_for(
         plain: No mask or a causal one, nothing added, no dropout.
     """
     if size == 4:
-        return FLOAT32_TILES[kernel]
+        return FLOAT32_TILES[kernel, target]
     width = max(sum(parts), sum(value_parts))
     found = TILES[kernel, target][next(w for w in WIDTHS if width <= w)]
     return found[0] if plain else found[1]
