@@ -165,6 +165,15 @@ class Draws:
         seed = torch.zeros(1, dtype=torch.int64)
         return float(uniform(seed, self._name(f"batch/{name}"), ()))
 
+    def batch_seed(self, name: str) -> Tensor:
+        """A seed for the whole batch, int64 (1,) in 0 .. 2**62 - 1, by the name and the step."""
+        high, low = words(self.seeds.new_zeros(1), self._name(f"batch/{name}"), 2)[0]
+        return ((high << 30) ^ low)[None]
+
+    def generator(self, name: str, device: torch.device) -> torch.Generator:
+        """A generator of torch's for draws that may depend on the batch, as dropout's do."""
+        return torch.Generator(device).manual_seed(int(self.batch_seed(name)))
+
     def fork(self, name: str) -> Draws:
         """The same seeds under names of their own."""
         return Draws(self.seeds, f"{self.stream}/{name}", self.step)
