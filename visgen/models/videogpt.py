@@ -1,0 +1,440 @@
+"""VideoGPT (Yan et al. 2021, arXiv:2104.10157): a VQ-VAE, and a transformer over its codes.
+
+Codes are drawn one after another in raster order over time, rows and columns, and the VQ-VAE makes
+a clip of them. b batch, l codes of a clip, k codebook size, n samples.
+
+Ours beside the paper: temperature, top-k and top-p, classifier-free guidance
+(arXiv:2207.12598: u + s (c - u) with logits under the condition and under none), and clips longer
+than the model's, window after window: the last codes of one are the first of the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visgen.conditions import Actions, ClassLabel, Condition, Conditions, FirstFrames, Text
+from visgen.models.prior import Prior, PriorConfig, Seen
+from visgen.models.vqvae import VQVAE, VQVAEConfig
+from visgen.pixels import to_bytes
+from visgen.seeds import uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How codes are drawn.
+
+    Attributes:
+        temperature: Divides the logits; below 1 likely codes become likelier. 0: the likeliest.
+        top_k: Only so many of the likeliest codes are drawn; 0: all.
+        top_p: Only the likeliest codes that together have this probability are drawn.
+        guidance: Scale s of classifier-free guidance; 1: none.
+        frames: Of the clip; 0: the model's. More are made window by window.
+        overlap: Steps of the latent time that a window takes over from the one before it; 0: half.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    frames: int = 0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or self.frames < 0 or self.overlap < 0:
+            raise ValueError(f"{self}: temperature, top_k, frames and overlap are 0 or more.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"top_p={self.top_p}: above 0, at most 1 (which draws from all codes)."
+            )
+        if self.guidance < 0:
+            raise ValueError(f"guidance={self.guidance}: 0 or more; 1 is no guidance.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoGPTConfig:
+    """The two parts; their grids and codebooks must be the same."""
+
+    vqvae: VQVAEConfig = field(default_factory=VQVAEConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    family: str = "videogpt"
+    task: str = "video-generation"
+
+    def __post_init__(self) -> None:
+        for name in ("grid", "code_dim", "codes"):
+            ours, theirs = getattr(self.prior, name), getattr(self.vqvae, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the prior's {name}={ours} is not the VQ-VAE's {theirs}; they must be equal."
+                )
+        if self.prior.frames and (self.prior.frame_size,) * 2 != self.vqvae.size:
+            raise ValueError(
+                f"the prior looks at frames of {self.prior.frame_size} pixels, clips have "
+                f"{self.vqvae.size}; set frame_size to their side."
+            )
+
+    @property
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a clip."""
+        return self.vqvae.frames, *self.vqvae.size
+
+    def build(self, attention: str | None = None) -> VideoGPT:
+        """Both parts, initialised from torch's generator, in eval mode."""
+        return VideoGPT(self, attention).eval()
+
+
+class VideoGPT(nn.Module):
+    """VQ-VAE and prior of one preset."""
+
+    def __init__(self, config: VideoGPTConfig, attention: str | None = None) -> None:
+        super().__init__()
+        self.config, self.clip_size = config, config.clip_size
+        self.vqvae: VQVAE = config.vqvae.build(attention)
+        self.prior: Prior = config.prior.build(attention)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The two parts, trained one after the other."""
+        return {"vqvae": self.vqvae, "prior": self.prior}
+
+    @torch.no_grad()
+    def generate(
+        self, seeds: Tensor, condition: Condition | None = None, sampling: Sampling | None = None
+    ) -> Tensor:
+        """Clips for seeds int64 (n,): uint8 (n, t, 3, h, w).
+
+        Raises:
+            ValueError: for a condition that the model was not made for, or of another size, and
+                for actions of a clip longer than the model's.
+        """
+        sampling = sampling or Sampling()
+        frames, step = sampling.frames or self.clip_size[0], self.config.vqvae.downsample[0]
+        if frames > self.clip_size[0] and _parts(condition, Actions):
+            raise ValueError(
+                f"actions say what happens in {self.clip_size[0]} frames, got frames={frames}; "
+                f"leave frames at 0."
+            )
+        times = self.config.prior.grid[0]
+        overlap = min(sampling.overlap or max(1, times // 2), times - 1)
+        if frames > self.clip_size[0] and not overlap:
+            raise ValueError(
+                f"a clip of {frames} frames needs a latent time of 2 or more; this model has 1."
+            )
+        clips, known, window = [], None, 0
+        while (have := sum(clip.shape[1] for clip in clips)) < frames:
+            codes = self.sample_codes(
+                seeds, condition, sampling, known=known, stream=f"codes-{window}"
+            )
+            clip = self.decode(codes)
+            clips.append(clip if known is None else clip[:, overlap * step :])
+            known, window = codes[:, times - overlap :], window + 1
+            if isinstance(first := _parts(condition, FirstFrames), FirstFrames) and have < frames:
+                begun = clip[:, (times - overlap) * step :]
+                condition = _replaced(condition, FirstFrames(begun[:, : first.frames.shape[1]]))
+        return torch.cat(clips, 1)[:, :frames]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes int64 (n, t, h, w) -> clips uint8 (n, T, 3, H, W)."""
+        return from_unit(self.vqvae.decode(codes))
+
+    @torch.no_grad()
+    def encode(self, clips: Tensor) -> Tensor:
+        """Clips uint8 (n, T, 3, H, W) -> codes int64 (n, t, h, w)."""
+        return self.vqvae.encode(to_unit(clips).to(self.prior.start))
+
+    @torch.no_grad()
+    def sample_codes(
+        self,
+        seeds: Tensor,
+        condition: Condition | None,
+        sampling: Sampling,
+        *,
+        known: Tensor | None = None,
+        stream: str = "codes-0",
+    ) -> Tensor:
+        """Codes int64 (n, t, h, w), of which the first (n, t', h, w) may be known.
+
+        Each code is drawn by inverting the cumulated probabilities at a uniform number of its own
+        sample and place.
+        """
+        config, n = self.config.prior, len(seeds)
+        guided = sampling.guidance != 1 and (config.vector or config.looks)
+        seen = self.look(condition, n)
+        if guided:
+            seen = _both(seen, self.prior.look(n))
+        numbers = uniform(seeds, stream, (config.tokens,)).to(self.prior.start.device)
+        codes = torch.empty(n, config.tokens, dtype=torch.int64, device=numbers.device)
+        start = 0
+        if known is not None:
+            start = known[0].numel()
+            codes[:, :start] = known.flatten(1)
+        cache, vectors = self.prior.cache(seen, 2 * n if guided else n), None
+        for place in range(config.tokens):
+            if place:
+                vectors = self.vqvae.embed(codes[:, place - 1])
+                vectors = torch.cat([vectors, vectors]) if guided else vectors
+            logits = self.prior.step(vectors, cache)
+            if place < start:
+                continue
+            if guided:
+                under, free = logits.chunk(2)
+                logits = free + sampling.guidance * (under - free)
+            codes[:, place] = draw(logits, numbers[:, place], sampling)
+        return codes.view(n, *config.grid)
+
+    @torch.no_grad()
+    def nats_per_code(self, clips: Tensor, condition: Condition | None = None) -> Tensor:
+        """Mean negative log-likelihood of the codes of clips uint8 (n, T, 3, H, W): float (n,)."""
+        codes = self.encode(clips)
+        logits = self.prior(self.vqvae.embed(codes), self.look(condition, len(clips)))
+        losses = F.cross_entropy(logits.mT.float(), codes.flatten(1), reduction="none")
+        return losses.mean(1)
+
+    def look(self, condition: Condition | None, n: int) -> Seen:
+        """A condition of n samples as the prior's blocks take it.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        labels, actions = _parts(condition, ClassLabel), _parts(condition, Actions)
+        frames, text = _parts(condition, FirstFrames), _parts(condition, Text)
+        config, device = self.config.prior, self.prior.start.device
+        self._check(condition, n)
+        words = lengths = None
+        if isinstance(text, Text):
+            words, lengths = self._words(text)
+        return self.prior.look(
+            n,
+            labels=labels.labels.to(device) if isinstance(labels, ClassLabel) else None,
+            actions=actions.actions.to(device) if isinstance(actions, Actions) else None,
+            frames=to_unit(frames.frames).to(self.prior.start)
+            if isinstance(frames, FirstFrames)
+            else None,
+            words=words,
+            lengths=lengths,
+        )
+
+    def _check(self, condition: Condition | None, n: int) -> None:
+        config = self.config.prior
+        rows, columns = self.config.vqvae.size
+        takes = {
+            ClassLabel: (config.classes, (n,)),
+            Actions: (config.actions, (n, config.actions)),
+            FirstFrames: (config.frames, (n, config.frames, 3, rows, columns)),
+            Text: (len(config.words), (n,)),
+        }
+        for one in _several(condition):
+            wanted, shape = takes[type(one)]
+            if not wanted:
+                can = ", ".join(kind.__name__ for kind, (has, _) in takes.items() if has)
+                raise ValueError(
+                    f"this model was not made for {type(one).__name__}; it takes {can or 'none'}."
+                )
+            content = next(iter(vars(one).values()))
+            got = (len(content),) if isinstance(content, tuple) else tuple(content.shape)
+            if got != shape:
+                raise ValueError(
+                    f"{type(one).__name__} for {n} samples wants the shape {shape}, got {got}."
+                )
+            if (
+                isinstance(one, ClassLabel)
+                and n
+                and not (0 <= int(one.labels.min()) <= int(one.labels.max()) < config.classes)
+            ):
+                raise ValueError(
+                    f"classes are 0 to {config.classes - 1}, got {int(one.labels.min())} to "
+                    f"{int(one.labels.max())}."
+                )
+
+    def _words(self, text: Text) -> tuple[Tensor, Tensor]:
+        """Numbers (n, m) of the words, and how many there are of each sentence (n,)."""
+        config, device = self.config.prior, self.prior.start.device
+        number = {word: i for i, word in enumerate(config.words)}
+        rows = [
+            [number.get(word, len(number)) for word in sentence.lower().split()]
+            for sentence in text.sentences
+        ]
+        longest = max((len(row) for row in rows), default=0)
+        if longest > config.text_tokens:
+            raise ValueError(
+                f"a sentence has {longest} words, this model reads {config.text_tokens} at most."
+            )
+        words = torch.zeros(len(rows), max(1, longest), dtype=torch.int64)
+        for row, numbers in zip(words, rows, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        return words.to(device), lengths.to(device)
+
+
+def draw(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
+    """One code for each row of logits (n, k), by a uniform number (n,) in [0, 1): int64 (n,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / sampling.temperature).softmax(-1)
+    probabilities = _kept(probabilities, sampling)
+    cumulated = probabilities.double().cumsum(-1)
+    target = numbers.double()[:, None] * cumulated[:, -1:]
+    chosen = (cumulated <= target).sum(-1)
+    # A product that rounds up to the whole would be past the last code that may be drawn.
+    last = logits.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
+    return torch.minimum(chosen, last)
+
+
+def _kept(probabilities: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities (n, k) without those that top-k and top-p leave out; the likeliest stays."""
+    k = probabilities.shape[-1]
+    if not 0 < sampling.top_k < k and sampling.top_p == 1:
+        return probabilities
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    if 0 < sampling.top_k < k:
+        ordered[:, sampling.top_k :] = 0
+    before = ordered.cumsum(-1) - ordered
+    ordered = ordered.masked_fill(before >= sampling.top_p * ordered.sum(-1, keepdim=True), 0)
+    return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
+
+
+def to_unit(clips: Tensor) -> Tensor:
+    """Clips uint8 (n, t, 3, h, w) -> float32 (n, 3, t, h, w) in [-0.5, 0.5].
+
+    Raises:
+        ValueError: if they are not uint8 of five axes.
+    """
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[2] != 3:
+        raise ValueError(
+            f"clips are uint8 (n, t, 3, h, w), 0..255; got {clips.dtype} {tuple(clips.shape)}."
+        )
+    return clips.transpose(1, 2).float() / 255 - 0.5
+
+
+def from_unit(clips: Tensor) -> Tensor:
+    """Float (n, 3, t, h, w) -> uint8 (n, t, 3, h, w): clamped to [-0.5, 0.5], rounded half up."""
+    return to_bytes(2 * clips.transpose(1, 2))
+
+
+def _several(condition: Condition | None) -> tuple[ClassLabel | FirstFrames | Actions | Text, ...]:
+    if condition is None:
+        return ()
+    return condition.several if isinstance(condition, Conditions) else (condition,)
+
+
+def _parts(condition: Condition | None, kind: type) -> Condition | None:
+    """The part of that kind, if there is one."""
+    return next((one for one in _several(condition) if isinstance(one, kind)), None)
+
+
+def _replaced(condition: Condition | None, part: FirstFrames) -> Condition:
+    """The condition with other first frames."""
+    others = [one for one in _several(condition) if not isinstance(one, FirstFrames)]
+    return Conditions((*others, part))
+
+
+def _both(first: Seen, second: Seen) -> Seen:
+    """Two batches' conditions as one batch's."""
+
+    def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else torch.cat([a, b])
+
+    return Seen(
+        cat(first.vector, second.vector),
+        cat(first.tokens, second.tokens),
+        cat(first.hidden, second.hidden),
+    )
+
+
+def _released(downsample: tuple[int, int, int], size: int, **changes: Any) -> VideoGPTConfig:
+    """The released code's family; `changes` are the prior's."""
+    vqvae = VQVAEConfig(size=(size, size), downsample=downsample)
+    prior = PriorConfig(grid=vqvae.grid, frame_size=size, legacy_norm=True)
+    return VideoGPTConfig(vqvae=vqvae, prior=replace(prior, **changes))
+
+
+_PAPER_VQVAE = VQVAEConfig(
+    size=(64, 64),
+    downsample=(2, 2, 2),
+    inner_width=128,
+    positions=True,
+    code_kernel=3,
+    codes=1024,
+)
+_PAPER_SMALL = PriorConfig(
+    codes=1024,
+    width=512,
+    layers=8,
+    num_heads=4,
+    attention_dropout=0.0,
+    sparse=True,
+    out_bias=False,
+    position_axes=4,
+    legacy_norm=True,
+    frame_channels=576,
+    cross_values=512,
+)
+_PAPER_LARGE = replace(_PAPER_SMALL, width=1024, layers=20, num_heads=8, cross_values=1024)
+
+
+def _paper(
+    prior: PriorConfig,
+    *,
+    downsample: tuple[int, int, int] = (2, 2, 2),
+    size: int = 64,
+    **changes: Any,
+) -> VideoGPTConfig:
+    """The family of the paper's code; `changes` are the prior's."""
+    vqvae = replace(_PAPER_VQVAE, size=(size, size), downsample=downsample)
+    prior = replace(prior, grid=vqvae.grid, frame_size=size, **changes)
+    return VideoGPTConfig(vqvae=vqvae, prior=prior)
+
+
+# No attention in the VQ-VAE, and a small prior. The paper's text has frame features of 512
+# channels, which three axes of positions cannot share: 576, as everywhere else in its code.
+_MOVING_MNIST = VideoGPTConfig(
+    vqvae=replace(
+        _PAPER_VQVAE,
+        downsample=(4, 4, 4),
+        residual_layers=2,
+        axial=False,
+        positions=False,
+        codes=512,
+        code_dim=64,
+    ),
+    prior=replace(
+        _PAPER_SMALL,
+        grid=(4, 16, 16),
+        code_dim=64,
+        codes=512,
+        width=192,
+        mlp_ratio=2,
+        dropout=0.1,
+        frames=1,
+        frame_depths=(2, 2, 2, 2),
+        cross_values=192,
+    ),
+)
+
+PRESETS = {
+    # Published checkpoints; heads of a prior are not in a file's shapes, its hyper-parameters are.
+    "videogpt-bair": _released((4, 2, 2), 64, frames=1, sparse=True),
+    "videogpt-ucf101": _released((4, 4, 4), 128, sparse=True),
+    "videogpt-kinetics-4x4x4": _released((4, 4, 4), 128),
+    "videogpt-kinetics-2x4x4": _released((2, 4, 4), 128),
+    # The paper's: its code has 8 layers for BAIR, its tables 16.
+    "videogpt-paper-moving-mnist": _MOVING_MNIST,
+    "videogpt-paper-bair": _paper(_PAPER_SMALL, frames=1),
+    "videogpt-paper-bair-16l": _paper(_PAPER_SMALL, frames=1, layers=16),
+    "videogpt-paper-bair-actions": _paper(_PAPER_SMALL, frames=1, actions=64),
+    "videogpt-paper-robonet": _paper(_PAPER_SMALL, frames=1),
+    "videogpt-paper-robonet-actions": _paper(_PAPER_SMALL, frames=1, actions=64),
+    "videogpt-paper-vizdoom": _paper(_PAPER_SMALL),
+    "videogpt-paper-vizdoom-hgs-actions": _paper(_PAPER_SMALL, actions=60),
+    "videogpt-paper-vizdoom-battle2-actions": _paper(_PAPER_SMALL, actions=315),
+    "videogpt-paper-ucf101": _paper(_PAPER_LARGE, downsample=(4, 4, 4), size=128),
+    "videogpt-paper-ucf101-class": _paper(
+        _PAPER_LARGE, downsample=(4, 4, 4), size=128, classes=101
+    ),
+    "videogpt-paper-ucf101-64": _paper(_PAPER_LARGE, downsample=(4, 2, 2)),
+    "videogpt-paper-tgif": _paper(_PAPER_LARGE, downsample=(4, 2, 2)),
+}
