@@ -202,7 +202,7 @@ class VideoGPT(nn.Module):
         """
         labels, actions = _parts(condition, ClassLabel), _parts(condition, Actions)
         frames, text = _parts(condition, FirstFrames), _parts(condition, Text)
-        config, device = self.config.prior, self.prior.start.device
+        device = self.prior.start.device
         self._check(condition, n)
         words = lengths = None
         if isinstance(text, Text):
