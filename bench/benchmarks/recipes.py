@@ -13,8 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -27,25 +26,18 @@ from visgen_bench.cell import TrainCell
 from visgen_bench.suite import from_text
 
 
-@dataclass(frozen=True)
 class NoiseImages:
     """Sixteen images of uniform noise."""
 
-    name: str = "noise"
-    fingerprint: str = "noise"
+    fingerprint, count = "noise", 16
 
-    @property
-    def splits(self) -> Mapping[str, Tensor]:
-        """One split."""
-        return {"train": torch.arange(16)}
-
-    def images(self, indices: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """uint8 (n, 3, h, w)."""
-        if size is None:
-            raise ValueError("noise has no size of its own")
+    def __init__(self, size: tuple[int, int]) -> None:
         generator = torch.Generator().manual_seed(0)
-        every = torch.randint(0, 256, (16, 3, *size), dtype=torch.uint8, generator=generator)
-        return every[indices]
+        self.images = torch.randint(0, 256, (16, 3, *size), dtype=torch.uint8, generator=generator)
+
+    def take(self, places: Tensor, seeds: Tensor) -> Tensor:
+        """uint8 (n, 3, h, w)."""
+        return self.images[places]
 
 
 def published() -> dict[str, TrainCell]:
@@ -65,7 +57,8 @@ def run(preset: str) -> dict[str, float | int | str]:
     torch.manual_seed(cell.seed)
     model = find(preset).build()
     recipe = replace(cell.recipe, batch=1, g_batch=1, accumulate_d=1, accumulate_g=1)
-    training = Training(model, recipe, NoiseImages(), seed=cell.seed, device="cpu", dtype="fp32")
+    images = NoiseImages(model.image_size)
+    training = Training(model, recipe, images, seed=cell.seed, device="cpu", dtype="fp32")
     start = time.perf_counter()
     training.run_step()
     figures = training.run_step()

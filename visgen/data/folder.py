@@ -60,7 +60,7 @@ def open_folder(path: Path, *, name: str, split_seed: int = 0) -> Data:
     return Data(
         name=name,
         fingerprint=_fingerprint(facts),
-        splits=_splits([fact.digest for fact in facts], split_seed),
+        splits=splits_by_hash([fact.digest for fact in facts], split_seed),
         size=size,
         channels=1 if all(fact.grey for fact in facts) else 3,
         levels=256,
@@ -102,7 +102,7 @@ class FolderPictures:
             pixels = resize_picture(self._decode(index).pixels, size)
             images[row] = np.asarray(pixels).transpose(2, 0, 1)
 
-        _in_threads(fill, list(enumerate(indices.tolist())))
+        in_threads(fill, list(enumerate(indices.tolist())))
         return torch.from_numpy(images)
 
     def _decode(self, index: int) -> Picture:
@@ -199,12 +199,12 @@ def _inspect(folder: Path, names: Sequence[str]) -> tuple[list[_Fact], list[tupl
         return _Fact(name, (rows, columns), picture.grey, picture.digest)
 
     facts, broken = [], []
-    for result in _in_threads(look, names):
+    for result in in_threads(look, names):
         (facts if isinstance(result, _Fact) else broken).append(result)
     return facts, broken
 
 
-def _in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Map in order over threads: hashing and most decoders run outside Python's lock."""
     results: list[R] = []
     with bombs_refused(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -221,7 +221,7 @@ def _fingerprint(facts: Sequence[_Fact]) -> str:
     return digest.hexdigest()
 
 
-def _splits(digests: Sequence[bytes], seed: int) -> dict[str, Tensor]:
+def splits_by_hash(digests: Sequence[bytes], seed: int) -> dict[str, Tensor]:
     """A fifth of the different contents, by a hash keyed with `seed`, is `test` (one at least)."""
     key = f"folder-split-v1:{seed}:".encode()
     order = sorted(set(digests), key=lambda digest: hashlib.sha256(key + digest).digest())

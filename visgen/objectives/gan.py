@@ -73,6 +73,35 @@ class GanRecipe:
                 raise ValueError(f"a batch of {batch} cannot be cut into {parts} equal parts.")
         check_policy(self.diffaugment)
 
+    @property
+    def kept(self) -> str:
+        """The generator is what is used afterwards."""
+        return "generator"
+
+    def updates(self, model: Gan) -> tuple[Update, ...]:
+        """The discriminator's update, then the generator's."""
+        return updates(model, self)
+
+    def decay(self, step: int) -> float:
+        """Of the generator's moving average after so many steps."""
+        if self.ema is not None:
+            return self.ema
+        seen = step * self.critic_steps * self.batch
+        return decay_at(seen, self.batch, self.ema_half_life, self.ema_warmup)
+
+
+def decay_at(images_seen: int, batch: int, half_life: float, warmup: float) -> float:
+    """TransGAN's ramp: 0.5^(batch / n), n = min(half_life, warmup * images_seen) (released code).
+
+    Args:
+        images_seen: Real images so far, this step's included.
+        batch: Real images of one discriminator update.
+        half_life: In images, reached at the end of the ramp.
+        warmup: Share of the images seen that the half-life may be.
+    """
+    images = min(half_life, warmup * images_seen)
+    return 0.5 ** (batch / max(images, 1e-8))
+
 
 class Gan(Protocol):
     """What the objectives ask of a model."""

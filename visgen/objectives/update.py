@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from visgen.seeds import Draws
 
-Loss = Callable[[Tensor | None, Draws], dict[str, Tensor]]
+Loss = Callable[[Any, Draws], dict[str, Tensor]]
+Schedule = Callable[[int], float]
+
+
+def constant(step: int) -> float:
+    """The learning rate as it is."""
+    return 1.0
+
+
+def cosine(steps: int) -> Schedule:
+    """From 1 at step 0 to 0 after so many steps, as half a cosine."""
+    return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +36,9 @@ class Update:
         batch: Samples of one step, over all micro-batches.
         accumulate: Micro-batches that a batch is cut into.
         learning_rate: Adam's.
-        reads_data: Whether `loss` gets real samples (uint8) or None.
+        reads_data: Whether `loss` gets a batch of examples or None.
         loss: (batch, draws) -> named scalars; the one called "loss" is differentiated.
+        schedule: What the learning rate is multiplied by, from how often the update was run.
     """
 
     name: str
@@ -35,3 +49,4 @@ class Update:
     learning_rate: float
     reads_data: bool
     loss: Loss
+    schedule: Schedule = constant

@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from visgen.checkpoints import CheckpointError, read, save_weights, sha256_of, write
 from visgen.checkpoints.weights import check_shapes, part_states
-from visgen.objectives.gan import GanRecipe, updates
+from visgen.objectives.recipe import Recipe
 from visgen.objectives.update import Update
 from visgen.seeds import Draws, permutation, sample_seeds
-from visgen.training.moving_average import MovingAverage, decay_at
+from visgen.training.examples import Examples
+from visgen.training.moving_average import MovingAverage
 from visgen.training.update_runner import Precision, UpdateRunner
 
 STATE_FILE = "state.safetensors"
@@ -46,21 +47,6 @@ class NonFiniteLoss(RuntimeError):
         self.weights = weights
 
 
-class TrainingImages(Protocol):
-    """What the loop needs of a data set."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def splits(self) -> Mapping[str, Tensor]: ...
-
-    def images(self, indices: Tensor, size: tuple[int, int] | None = None) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class TrainResult:
     """What a finished training left behind.
@@ -68,7 +54,7 @@ class TrainResult:
     Attributes:
         steps: Training steps done, over all attempts.
         seconds: Wall time, over all attempts.
-        weights: Safetensors file of the generator's moving average.
+        weights: Safetensors file of the moving average of the recipe's part.
         sha256: Of that file.
         figures: Last value of every logged figure, `update/name`.
     """
@@ -81,29 +67,25 @@ class TrainResult:
 
 
 class Batches:
-    """Real images by counter: epoch e is a permutation drawn from (seed, e)."""
+    """Examples by counter: epoch e is a permutation drawn from (seed, e)."""
 
-    def __init__(
-        self, data: TrainingImages, split: str, size: tuple[int, int], seed: int, device: str
-    ) -> None:
-        self.data = data
-        self.indices = data.splits[split]
-        self.size = size
+    def __init__(self, examples: Examples, seed: int, device: str) -> None:
+        self.examples = examples
         self.seed = seed
         self.device = device
         self._epoch = -1
-        self._order = self.indices
+        self._order = torch.arange(0)
 
-    def take(self, start: int, count: int) -> Tensor:
-        """Images at places start .. start + count - 1 of the endless sequence: uint8."""
-        chosen = [self._index(place) for place in range(start, start + count)]
-        return self.data.images(torch.stack(chosen), self.size).to(self.device)
+    def take(self, start: int, seeds: Tensor) -> Any:
+        """Examples at places start, start + 1, ... of the endless sequence, one for each seed."""
+        places = [self._place(start + i) for i in range(len(seeds))]
+        return self.examples.take(torch.stack(places), seeds).to(self.device)
 
-    def _index(self, place: int) -> Tensor:
-        epoch, offset = divmod(place, len(self.indices))
+    def _place(self, number: int) -> Tensor:
+        epoch, offset = divmod(number, self.examples.count)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = self.indices[permutation(self.seed, f"epoch-{epoch}", len(self.indices))]
+            self._order = permutation(self.seed, f"epoch-{epoch}", self.examples.count)
         return self._order[offset]
 
 
@@ -113,10 +95,9 @@ class Training:
     def __init__(
         self,
         model: Any,
-        recipe: GanRecipe,
-        data: TrainingImages,
+        recipe: Recipe,
+        examples: Examples,
         *,
-        split: str = "train",
         seed: int,
         device: str,
         dtype: Precision,
@@ -125,20 +106,20 @@ class Training:
         self.recipe = recipe
         self.seed = seed
         self.device = device
-        self.updates = updates(model, recipe)
+        self.updates = recipe.updates(model)
         self.runners = {
             u.name: UpdateRunner(model, u, betas=recipe.betas, clip=recipe.clip, dtype=dtype)
             for u in self.updates
         }
-        self.average = MovingAverage(model.networks()["generator"])
-        self.batches = Batches(data, split, model.image_size, seed, device)
-        lasting = {k: v for k, v in asdict(recipe).items() if k != "steps"}  # a run may go on
+        self.average = MovingAverage(model.networks()[recipe.kept])
+        self.batches = Batches(examples, seed, device)
+        whole = asdict(recipe)  # type: ignore[call-overload]
+        lasting = {k: v for k, v in whole.items() if k != "steps"}  # a run may go on
         self.identity = json.dumps(
             {
                 "recipe": lasting,
                 "seed": seed,
-                "data": data.fingerprint,
-                "split": split,
+                "data": examples.fingerprint,
                 "dtype": dtype,
             },
             sort_keys=True,
@@ -149,29 +130,24 @@ class Training:
 
     def run_step(self) -> dict[str, float]:
         """All updates of one step and the moving average; returns `update/name` figures."""
-        self.model.train()
+        trained = {update.part for update in self.updates}
+        for part, network in self.model.networks().items():
+            network.train(part in trained)  # what is not trained is as when it is used
         figures: dict[str, float] = {}
         for update in self.updates:
             for repeat in range(update.repeat):
                 values = self._run_update(update, self.step * update.repeat + repeat)
                 figures |= {f"{update.name}/{name}": value for name, value in values.items()}
         self.step += 1
-        self.average.update(self._decay())
+        self.average.update(self.recipe.decay(self.step))
         return figures
 
     def _run_update(self, update: Update, count: int) -> dict[str, float]:
         places = torch.arange(count * update.batch, (count + 1) * update.batch)
         seeds = sample_seeds(self.seed, places).to(self.device)
         draws = Draws(seeds, f"train-{self.seed}/{update.name}", count)
-        batch = self.batches.take(int(places[0]), update.batch) if update.reads_data else None
+        batch = self.batches.take(int(places[0]), seeds) if update.reads_data else None
         return self.runners[update.name].run(batch, draws)
-
-    def _decay(self) -> float:
-        recipe = self.recipe
-        if recipe.ema is not None:
-            return recipe.ema
-        seen = self.step * recipe.critic_steps * recipe.batch
-        return decay_at(seen, recipe.batch, recipe.ema_half_life, recipe.ema_warmup)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = part_states(self.model.networks())
@@ -190,7 +166,7 @@ class Training:
         In this order the weights are never older than the state that a resumed run goes on from.
         """
         weights = folder / WEIGHTS_FILE
-        averaged = {f"generator.{k}": t for k, t in self.average.state.items()}
+        averaged = {f"{self.recipe.kept}.{k}": t for k, t in self.average.state.items()}
         save_weights(weights, averaged, {"step": str(self.step), "seed": str(self.seed)})
         metadata = {"step": str(self.step), "identity": self.identity}
         metadata["seconds"] = repr(self.elapsed())
@@ -232,10 +208,9 @@ class Training:
 
 def train(
     model: Any,
-    recipe: GanRecipe,
-    data: TrainingImages,
+    recipe: Recipe,
+    examples: Examples,
     *,
-    split: str = "train",
     seed: int,
     folder: Path,
     device: str = "cpu",
@@ -247,10 +222,9 @@ def train(
     """Train to `recipe.steps` steps, continuing from `folder` if a checkpoint is there.
 
     Args:
-        model: A GAN of the catalogue, with `networks()`, `latent` and `image_size`.
+        model: Of the catalogue, with `networks()`.
         recipe: How it is trained.
-        data: Resized to the model's images.
-        split: Which of its pictures are learned from.
+        examples: What it learns from.
         seed: Of all draws and the order of images. The initial weights are the caller's.
         folder: Holds the state and the weights; written atomically every `checkpoint_every` steps.
         device: Where to train.
@@ -264,7 +238,7 @@ def train(
         CheckpointError: if the folder belongs to another run.
     """
     model.to(device)
-    run = Training(model, recipe, data, split=split, seed=seed, device=device, dtype=dtype)
+    run = Training(model, recipe, examples, seed=seed, device=device, dtype=dtype)
     run.load(folder)
     weights = folder / WEIGHTS_FILE
     figures: dict[str, float] = {}
@@ -282,8 +256,8 @@ def train(
     if not math.isfinite(sum(float(t.float().sum()) for t in run.average.state.values())):
         raise NonFiniteLoss(run.step, "the moving average is not finite", None)
     with torch.no_grad():
-        generator = part_states({"generator": model.networks()["generator"]})
+        kept = model.networks()[recipe.kept].state_dict()
         for key, tensor in run.average.state.items():
-            generator[f"generator.{key}"].copy_(tensor)
+            kept[key].copy_(tensor)
     model.eval()
     return TrainResult(run.step, run.elapsed(), weights, sha256_of(weights), figures)

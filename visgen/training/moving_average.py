@@ -6,19 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-def decay_at(images_seen: int, batch: int, half_life: float, warmup: float) -> float:
-    """TransGAN's ramp: 0.5^(batch / n), n = min(half_life, warmup * images_seen) (released code).
-
-    Args:
-        images_seen: Real images so far, this step's included.
-        batch: Real images of one discriminator update.
-        half_life: In images, reached at the end of the ramp.
-        warmup: Share of the images seen that the half-life may be.
-    """
-    images = min(half_life, warmup * images_seen)
-    return 0.5 ** (batch / max(images, 1e-8))
-
-
 class MovingAverage:
     """Parameters averaged, buffers (running statistics) copied."""
 

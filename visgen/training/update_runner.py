@@ -42,11 +42,11 @@ class UpdateRunner:
             self.parameters, lr=update.learning_rate, betas=betas, fused=True
         )
 
-    def run(self, batch: Tensor | None, draws: Draws) -> dict[str, float]:
+    def run(self, batch: Any, draws: Draws) -> dict[str, float]:
         """One optimiser step.
 
         Args:
-            batch: Real samples uint8 (batch, ...) on the part's device, or None if the update
+            batch: Of examples (`training.examples`) on the part's device, or None if the update
                 reads none.
             draws: One seed a sample of the whole batch.
 
@@ -59,6 +59,8 @@ class UpdateRunner:
         """
         for part, network in self.model.networks().items():
             network.requires_grad_(part == self.update.part)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.update.learning_rate * self.update.schedule(draws.step)
         self.optimizer.zero_grad(set_to_none=True)
         pieces = self.update.accumulate
         size = self.update.batch // pieces

@@ -24,7 +24,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
     import torch
 
     from visgen.data import open_data
-    from visgen.training import NonFiniteLoss, train
+    from visgen.training import NonFiniteLoss, Pictures, train
 
     data = open_data(cell.data, root=context.data_root, offline=context.offline)
     broken.report(data, context, phase="data")
@@ -37,8 +37,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
         result = train(
             model,
             cell.recipe,
-            data,
-            split=cell.split,
+            Pictures(data, cell.split, model.image_size),
             seed=cell.seed,
             folder=context.state,
             device=cell.device,

@@ -14,7 +14,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "visgen_kernels"))
 
 from quick_interpreter import quicken
-from test_loop import Noise
+from test_loop import noise
 
 from visgen.models.transgan import TransGANConfig
 from visgen.objectives.gan import GanRecipe
@@ -42,7 +42,7 @@ def main() -> None:
         train(
             model,
             RECIPE,
-            data=Noise(),
+            examples=noise(),
             seed=3,
             log_every=1,
             checkpoint_every=3,

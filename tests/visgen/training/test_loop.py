@@ -20,7 +20,7 @@ from visgen.checkpoints import CheckpointError, read, sha256_of, write
 from visgen.models.transgan import TransGAN, TransGANConfig
 from visgen.objectives.gan import GanRecipe, updates
 from visgen.seeds import Draws, sample_seeds
-from visgen.training import NonFiniteLoss, UpdateRunner, train
+from visgen.training import NonFiniteLoss, Pictures, UpdateRunner, train
 
 CONFIG = TransGANConfig(
     bottom_width=2,
@@ -44,14 +44,13 @@ RECIPE = GanRecipe(
 
 @dataclass(frozen=True)
 class Noise:
-    """Twenty pictures of noise."""
+    """Twenty pictures of noise, and half of them."""
 
-    name: str = "noise"
     fingerprint: str = "0"
 
     @property
     def splits(self) -> Mapping[str, Tensor]:
-        return {"train": torch.arange(20)}
+        return {"train": torch.arange(20), "half": torch.arange(10)}
 
     def images(self, indices: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         assert size is not None
@@ -60,12 +59,8 @@ class Noise:
         return every[indices]
 
 
-class Halves(Noise):
-    """The same pictures, half of them without a label."""
-
-    @property
-    def splits(self) -> Mapping[str, Tensor]:
-        return {"train": torch.arange(10), "train+unlabeled": torch.arange(20)}
+def noise(split: str = "train") -> Pictures:
+    return Pictures(Noise(), split, (8, 8))
 
 
 def build() -> TransGAN:
@@ -75,7 +70,7 @@ def build() -> TransGAN:
 
 def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path) -> None:
     logged: list[tuple[int, dict[str, float]]] = []
-    once = partial(train, data=Noise(), seed=3, log_every=1, checkpoint_every=3)
+    once = partial(train, examples=noise(), seed=3, log_every=1, checkpoint_every=3)
     whole = once(build(), RECIPE, folder=tmp_path / "a", on_log=lambda s, f: logged.append((s, f)))
     once(build(), replace(RECIPE, steps=3), folder=tmp_path / "b")
     resumed: list[tuple[int, dict[str, float]]] = []
@@ -91,11 +86,11 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_loop import Noise, RECIPE, build
+from test_loop import RECIPE, build, noise
 from visgen.training import train
 from dataclasses import replace
 torch.set_num_threads(1)
-train(build(), replace(RECIPE, steps=25), Noise(), seed=1, folder=Path({folder!r}),
+train(build(), replace(RECIPE, steps=25), noise(), seed=1, folder=Path({folder!r}),
       checkpoint_every=1, on_log=lambda s, f: print(s, flush=True), log_every=1)
 """
 
@@ -130,7 +125,7 @@ def state_of(folder: Path) -> dict[str, Tensor]:
 
 
 def test_weights_that_cannot_be_written_are_made_again(tmp_path: Path) -> None:
-    once = partial(train, data=Noise(), seed=3, checkpoint_every=2)
+    once = partial(train, examples=noise(), seed=3, checkpoint_every=2)
     straight = once(build(), replace(RECIPE, steps=4), folder=tmp_path / "straight")
     folder = tmp_path / "hindered"
     once(build(), replace(RECIPE, steps=2), folder=folder)
@@ -144,7 +139,7 @@ def test_weights_that_cannot_be_written_are_made_again(tmp_path: Path) -> None:
 
 
 def test_seconds_count_all_attempts(tmp_path: Path) -> None:
-    once = partial(train, data=Noise(), seed=3, folder=tmp_path)
+    once = partial(train, examples=noise(), seed=3, folder=tmp_path)
     first = once(build(), replace(RECIPE, steps=1))
     tensors, metadata = read(tmp_path / "state.safetensors")
     assert 0 < float(metadata["seconds"]) <= first.seconds
@@ -154,12 +149,12 @@ def test_seconds_count_all_attempts(tmp_path: Path) -> None:
 
 def test_training_reads_the_split_it_is_told(tmp_path: Path) -> None:
     hashes = {
-        split: train(build(), RECIPE, Halves(), split=split, seed=3, folder=tmp_path / split).sha256
-        for split in ("train", "train+unlabeled")
+        split: train(build(), RECIPE, noise(split), seed=3, folder=tmp_path / split).sha256
+        for split in ("half", "train")
     }
     assert len(set(hashes.values())) == 2
     with pytest.raises(CheckpointError, match="another recipe"):
-        train(build(), RECIPE, Halves(), split="train", seed=3, folder=tmp_path / "train+unlabeled")
+        train(build(), RECIPE, noise("half"), seed=3, folder=tmp_path / "train")
 
 
 def test_accumulated_micro_batches_equal_one_batch() -> None:
@@ -205,24 +200,24 @@ def test_only_the_updated_part_changes() -> None:
 
 def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
     model = build()
-    result = train(model, replace(RECIPE, steps=2), Noise(), seed=0, folder=tmp_path, dtype="bf16")
+    result = train(model, replace(RECIPE, steps=2), noise(), seed=0, folder=tmp_path, dtype="bf16")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(abs(v) < 1e3 for v in result.figures.values())
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
-    good = train(build(), replace(RECIPE, steps=2), Noise(), seed=0, folder=tmp_path / "good")
+    good = train(build(), replace(RECIPE, steps=2), noise(), seed=0, folder=tmp_path / "good")
     broken = build()
     with torch.no_grad():
         broken.discriminator.head.weight.fill_(float("nan"))
     with pytest.raises(
         NonFiniteLoss, match="step 0: discriminator: loss is nan; no checkpoint yet"
     ):
-        train(broken, RECIPE, Noise(), seed=0, folder=tmp_path / "none")
+        train(broken, RECIPE, noise(), seed=0, folder=tmp_path / "none")
     # A run that diverges later: a learning rate that overflows after the first checkpoint.
     wild = replace(RECIPE, lr_d=1e30, clip=None, steps=50)
     with pytest.raises(NonFiniteLoss) as failure:
-        train(build(), wild, Noise(), seed=0, folder=tmp_path / "wild", checkpoint_every=1)
+        train(build(), wild, noise(), seed=0, folder=tmp_path / "wild", checkpoint_every=1)
     if failure.value.weights is not None:
         tensors, _ = read(failure.value.weights)
         assert all(t.isfinite().all() for t in tensors.values())
@@ -230,16 +225,16 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    train(build(), replace(RECIPE, steps=1), Noise(), seed=0, folder=tmp_path)
+    train(build(), replace(RECIPE, steps=1), noise(), seed=0, folder=tmp_path)
     with pytest.raises(CheckpointError, match="another recipe, seed, precision or data set"):
-        train(build(), replace(RECIPE, steps=1), Noise(), seed=1, folder=tmp_path)
+        train(build(), replace(RECIPE, steps=1), noise(), seed=1, folder=tmp_path)
 
 
 def test_running_statistics_reach_the_averaged_generator(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = DCGANConfig(bottom=2, doublings=2, width=8, latent=4).build()
     recipe = GanRecipe(objective="hinge", steps=2, batch=4, clip=None)
-    result = train(model, recipe, Noise(), seed=0, folder=tmp_path)
+    result = train(model, recipe, noise(), seed=0, folder=tmp_path)
     tensors, _ = read(result.weights)
     means = [t for k, t in tensors.items() if k.endswith("running_mean")]
     assert means

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from visgen.training.moving_average import MovingAverage, decay_at
+from visgen.objectives.gan import decay_at
+from visgen.training.moving_average import MovingAverage
 
 
 def test_the_ramp_halves_weights_over_a_tenth_of_the_images_seen() -> None:

@@ -1,0 +1,39 @@
+"""What the training loop asks of a recipe, whatever is trained."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from visgen.objectives.update import Update
+
+
+class Recipe(Protocol):
+    """A frozen dataclass: how one part of a model, or two in turn, are trained."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps, each of all updates."""
+        ...
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Adam's."""
+        ...
+
+    @property
+    def clip(self) -> float | None:
+        """Largest norm of a part's gradient; None: not clipped."""
+        ...
+
+    @property
+    def kept(self) -> str:
+        """The part whose moving average is the result."""
+        ...
+
+    def updates(self, model: Any) -> tuple[Update, ...]:
+        """The updates of one training step, in order."""
+        ...
+
+    def decay(self, step: int) -> float:
+        """The moving average's decay after so many steps; 0: the weights themselves."""
+        ...
