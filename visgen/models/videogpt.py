@@ -206,7 +206,7 @@ class VideoGPT(nn.Module):
         self._check(condition, n)
         words = lengths = None
         if isinstance(text, Text):
-            words, lengths = self._words(text)
+            words, lengths = self.words(text)
         return self.prior.look(
             n,
             labels=labels.labels.to(device) if isinstance(labels, ClassLabel) else None,
@@ -250,7 +250,7 @@ class VideoGPT(nn.Module):
                     f"{int(one.labels.max())}."
                 )
 
-    def _words(self, text: Text) -> tuple[Tensor, Tensor]:
+    def words(self, text: Text) -> tuple[Tensor, Tensor]:
         """Numbers (n, m) of the words, and how many there are of each sentence (n,)."""
         config, device = self.config.prior, self.prior.start.device
         number = {word: i for i, word in enumerate(config.words)}

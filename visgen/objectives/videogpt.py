@@ -129,13 +129,17 @@ class PriorRecipe:
         """Of the moving average; 0: the weights themselves."""
         return self.ema
 
-    def nats(self, model: VideoGPT, batch: CodeBatch, draws: Draws) -> Tensor:
-        """Mean negative log-likelihood of a code; conditions are left out as `drop` says."""
-        given = {
+    def given(self, batch: CodeBatch, draws: Draws) -> dict[str, Tensor]:
+        """Which samples keep their condition, of each kind: bool (b,)."""
+        return {
             kind: draws.uniform(f"given-{kind}").to(batch.codes.device) >= self.drop
             for kind in batch.conditions
             if kind != "lengths"
         }
+
+    def nats(self, model: VideoGPT, batch: CodeBatch, draws: Draws) -> Tensor:
+        """Mean negative log-likelihood of a code; conditions are left out as `drop` says."""
+        given = self.given(batch, draws)
         seen = model.prior.look(len(batch.codes), **batch.conditions, given=given)
         with torch.no_grad():
             vectors = model.vqvae.embed(batch.codes)
