@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visgen.layers.positions import AxisPositions
+from visgen.layers.projection import Projection
 from visgen.models.frame_encoder import DEPTHS, FrameEncoder
 from visgen.seeds import Draws
 from visgen_kernels import BlockList, Causal, Full, attention, attention_decode
@@ -124,8 +125,8 @@ class TokenNorm(nn.Module):
         super().__init__()
         self.legacy, self.vector = legacy, vector
         if vector:
-            self.scale = nn.Linear(vector, width, bias=False)
-            self.shift = nn.Linear(vector, width, bias=False)
+            self.scale = Projection(vector, width, bias=False)
+            self.shift = Projection(vector, width, bias=False)
             nn.init.constant_(self.scale.weight, vector**-0.5)
         else:
             self.weight = nn.Parameter(torch.ones(width))
@@ -158,8 +159,8 @@ class SelfAttention(nn.Module):
         self.num_heads, self.implementation = config.num_heads, implementation
         self.dropout = 0.0 if config.sparse else config.attention_dropout
         self.mask = BlockList.strided(*config.grid) if config.sparse else Causal()
-        self.qkv = nn.Linear(width, 3 * width, bias=False)  # [q | k | v], each [head | channel]
-        self.out = nn.Linear(width, width, bias=config.out_bias)
+        self.qkv = Projection(width, 3 * width, bias=False)  # [q | k | v], each [head | channel]
+        self.out = Projection(width, width, bias=config.out_bias)
         nn.init.normal_(self.qkv.weight, std=width**-0.5)
         nn.init.normal_(self.out.weight, std=(width * config.layers) ** -0.5)
 
@@ -196,10 +197,10 @@ class CrossAttention(nn.Module):
         super().__init__()
         width, channels = config.width, config.frame_channels
         self.num_heads, self.implementation = config.num_heads, implementation
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(channels, width, bias=False)
-        self.value = nn.Linear(channels, config.cross_values, bias=False)
-        self.out = nn.Linear(config.cross_values, width, bias=config.out_bias)
+        self.query = Projection(width, width, bias=False)
+        self.key = Projection(channels, width, bias=False)
+        self.value = Projection(channels, config.cross_values, bias=False)
+        self.out = Projection(config.cross_values, width, bias=config.out_bias)
         nn.init.normal_(self.query.weight, std=width**-0.5)
         nn.init.normal_(self.key.weight, std=channels**-0.5)
         nn.init.normal_(self.value.weight, std=channels**-0.5)
@@ -240,8 +241,8 @@ class Block(nn.Module):
             self.norm2 = TokenNorm(width, vector, legacy)
             self.cross = CrossAttention(config, implementation)
         self.norm3 = TokenNorm(width, vector, legacy)
-        self.widen = nn.Linear(width, config.mlp_ratio * width)
-        self.narrow = nn.Linear(config.mlp_ratio * width, width)
+        self.widen = Projection(width, config.mlp_ratio * width)
+        self.narrow = Projection(config.mlp_ratio * width, width)
 
     def forward(self, x: Tensor, seen: Seen, draws: Draws | None) -> Tensor:
         """(b, l, e) -> (b, l, e)."""
@@ -298,8 +299,8 @@ class TextBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv, self.out = Projection(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.widen, self.narrow = Projection(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, lengths: Tensor, implementation: str | None) -> Tensor:
         """(b, m, f) -> (b, m, f)."""
@@ -338,7 +339,7 @@ class Prior(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.embed = nn.Linear(config.code_dim, width, bias=False)
+        self.embed = Projection(config.code_dim, width, bias=False)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         axes = (*config.grid, 1)[: config.position_axes]
@@ -354,7 +355,7 @@ class Prior(nn.Module):
             self.kinds = nn.Parameter(torch.zeros(2, config.frame_channels))
         self.blocks = nn.ModuleList(Block(config, implementation) for _ in range(config.layers))
         self.norm = TokenNorm(width, config.vector, config.legacy_norm)
-        self.out = nn.Linear(width, config.codes, bias=False)
+        self.out = Projection(width, config.codes, bias=False)
         nn.init.zeros_(self.out.weight)  # the first loss is ln k
 
     def forward(self, vectors: Tensor, seen: Seen, draws: Draws | None = None) -> Tensor:
