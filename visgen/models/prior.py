@@ -299,8 +299,8 @@ class TextBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = Projection(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.widen, self.narrow = Projection(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, lengths: Tensor, implementation: str | None) -> Tensor:
         """(b, m, f) -> (b, m, f)."""

@@ -11,7 +11,7 @@ than the model's, window after window: the last codes of one are the first of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from visgen.models.prior import Prior, PriorConfig, Seen
 from visgen.models.vqvae import VQVAE, VQVAEConfig
 from visgen.pixels import to_bytes
 from visgen.seeds import uniform
+
+Part = TypeVar("Part", ClassLabel, FirstFrames, Actions, Text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class VideoGPT(nn.Module):
         """
         sampling = sampling or Sampling()
         frames, step = sampling.frames or self.clip_size[0], self.config.vqvae.downsample[0]
-        if frames > self.clip_size[0] and _parts(condition, Actions):
+        if frames > self.clip_size[0] and _part(condition, Actions):
             raise ValueError(
                 f"actions say what happens in {self.clip_size[0]} frames, got frames={frames}; "
                 f"leave frames at 0."
@@ -131,7 +133,7 @@ class VideoGPT(nn.Module):
             clip = self.decode(codes)
             clips.append(clip if known is None else clip[:, overlap * step :])
             known, window = codes[:, times - overlap :], window + 1
-            if isinstance(first := _parts(condition, FirstFrames), FirstFrames) and have < frames:
+            if (first := _part(condition, FirstFrames)) is not None and have < frames:
                 begun = clip[:, (times - overlap) * step :]
                 condition = _replaced(condition, FirstFrames(begun[:, : first.frames.shape[1]]))
         return torch.cat(clips, 1)[:, :frames]
@@ -200,20 +202,18 @@ class VideoGPT(nn.Module):
         Raises:
             ValueError: as `generate`.
         """
-        labels, actions = _parts(condition, ClassLabel), _parts(condition, Actions)
-        frames, text = _parts(condition, FirstFrames), _parts(condition, Text)
+        labels, actions = _part(condition, ClassLabel), _part(condition, Actions)
+        frames, text = _part(condition, FirstFrames), _part(condition, Text)
         device = self.prior.start.device
         self._check(condition, n)
         words = lengths = None
-        if isinstance(text, Text):
+        if text is not None:
             words, lengths = self.words(text)
         return self.prior.look(
             n,
-            labels=labels.labels.to(device) if isinstance(labels, ClassLabel) else None,
-            actions=actions.actions.to(device) if isinstance(actions, Actions) else None,
-            frames=to_unit(frames.frames).to(self.prior.start)
-            if isinstance(frames, FirstFrames)
-            else None,
+            labels=None if labels is None else labels.labels.to(device),
+            actions=None if actions is None else actions.actions.to(device),
+            frames=None if frames is None else to_unit(frames.frames).to(self.prior.start),
             words=words,
             lengths=lengths,
         )
@@ -321,7 +321,7 @@ def _several(condition: Condition | None) -> tuple[ClassLabel | FirstFrames | Ac
     return condition.several if isinstance(condition, Conditions) else (condition,)
 
 
-def _parts(condition: Condition | None, kind: type) -> Condition | None:
+def _part(condition: Condition | None, kind: type[Part]) -> Part | None:
     """The part of that kind, if there is one."""
     return next((one for one in _several(condition) if isinstance(one, kind)), None)
 

@@ -33,7 +33,7 @@ def forward(
     """
     none = q.new_empty(0)
     if keep and single.takes(call, q, k, v):
-        results = single.forward(call, q, k, v, with_lse=with_lse, keep=keep)
+        results = single.forward(call, q, k, v, with_lse=with_lse)
         if results is not None:
             return results
     answer = None if keep else fused_cpu.plain(call, q, k, v, with_lse=with_lse)

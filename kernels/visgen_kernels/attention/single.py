@@ -29,12 +29,12 @@ def takes(call: Call, q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def forward(
-    call: Call, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool, keep: bool
+    call: Call, q: Tensor, k: Tensor, v: Tensor, *, with_lse: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """As `chunked.forward`."""
+    """As `chunked.forward`, which keeps the weights."""
     single = _Single(call, q, k, v)
-    kept = single.like.new_empty(single.scores if keep else (0,))
-    scores = single.logits(kept.flatten(0, 1) if keep else single.square("weights"))
+    kept = single.like.new_empty(single.scores)
+    scores = single.logits(kept.flatten(0, 1))
     lse = single.like.new_empty(0)
     if with_lse:
         lse = single.joined(scores.logsumexp(-1), q.shape[:-1], single.dtype)
@@ -144,10 +144,6 @@ class _Single(Geometry):
         memory.view(x.shape).copy_(x)
         return memory
 
-    def square(self, name: str) -> Tensor:
-        """Memory of that name for (items, n_q, n_k)."""
-        return self.scratch.array(name, self.sequences * self.heads, self.n_q, self.n_k)
-
     def product(self, name: str, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
         """Scale * a @ b, in memory of that name."""
         out = self.scratch.array(name, len(a), a.shape[1], b.shape[2])
@@ -202,7 +198,8 @@ class _Single(Geometry):
 
     def score_cotangent(self, given: Cotangents, u: Tensor | None, w: Tensor | None) -> Tensor:
         """M (items, n_q, n_k): the cotangent of the scores' gradient."""
-        m, scale, beta = self.square("m"), self.call.scale, 0.0
+        m = self.scratch.array("m", len(self.q), self.n_q, self.n_k)
+        scale, beta = self.call.scale, 0.0
         if given.table is not None and self.call.size is not None:
             m.view(self.scores).copy_(square_bias(given.table, self.call.size, self.dtype))
             beta = 1.0
