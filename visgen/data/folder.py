@@ -8,7 +8,6 @@ decodes again, checks that the file is still the one that was opened, and holds 
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor
 from visgen.data.dataset import Data, DataError
 from visgen.data.decode import SUFFIXES, BrokenPicture, Picture, bombs_refused, decode
 from visgen.data.resize import resize_picture
+from visgen.data.tree import files_below, printable
 
 TEST_SHARE = 0.2
 _AT_ONCE = 4096  # files handed to the threads at a time, so that a million cost no memory
@@ -67,7 +67,7 @@ def open_folder(path: Path, *, name: str, split_seed: int = 0) -> Data:
         source=FolderPictures(path, names, tuple(fact.digest for fact in facts), size),
         classes=classes,
         targets=targets,
-        broken=tuple((_printable(file), reason) for file, reason in broken),
+        broken=tuple((printable(file), reason) for file, reason in broken),
         count=len(facts),
     )
 
@@ -111,12 +111,12 @@ class FolderPictures:
             picture = decode(self.folder / name)
         except BrokenPicture as error:
             raise DataError(
-                f"{_printable(name)} in {self.folder} could be read when the set was opened and "
+                f"{printable(name)} in {self.folder} could be read when the set was opened and "
                 f"cannot now ({error}); restore it or open the folder again."
             ) from error
         if picture.digest != self.digests[index]:
             raise DataError(
-                f"{_printable(name)} in {self.folder} changed since the set was opened; leave the "
+                f"{printable(name)} in {self.folder} changed since the set was opened; leave the "
                 "folder alone during a run, or open it again."
             )
         return picture
@@ -134,49 +134,21 @@ class Found:
 def find_pictures(folder: Path) -> Found:
     """List picture files below `folder`, sorted by relative name with "/" between the parts.
 
-    Links to folders are followed after the real ones, and no folder is entered twice, so loops
-    end. Raises DataError if `folder` is not there or is not a folder.
+    Raises DataError if `folder` is not there or is not a folder.
     """
     if not folder.exists():
         raise DataError(f"there is no folder {folder}; write folder:PATH with an existing one.")
     if not folder.is_dir():
         raise DataError(f"{folder} is a file; folder:PATH takes the folder that holds pictures.")
     found = Found()
-    entered: set[tuple[int, int]] = set()
-    real, links = deque([""]), deque[str]()
-    while real or links:
-        name = real.popleft() if real else links.popleft()
-        try:
-            status = (folder / name).stat()
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(folder / name) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            found.unreadable.append((name or ".", f"folder cannot be listed: {error.strerror}"))
-            continue
-        for entry in entries:
-            _sort_in(entry, f"{name}/{entry.name}" if name else entry.name, found, real, links)
+    for owner, files in files_below(folder, found.unreadable):
+        for file in files:
+            if file.lower().endswith(SUFFIXES):
+                found.names.append(f"{owner}/{file}" if owner else file)
+            else:
+                found.others += 1
     found.names.sort()
     return found
-
-
-def _sort_in(
-    entry: os.DirEntry[str], name: str, found: Found, real: deque[str], links: deque[str]
-) -> None:
-    if entry.name.startswith("."):
-        return
-    try:
-        is_folder = entry.is_dir()
-    except OSError:  # a link that leads to itself
-        is_folder = False
-    if is_folder:
-        (links if entry.is_symlink() else real).append(name)
-    elif entry.name.lower().endswith(SUFFIXES):
-        found.names.append(name)
-    else:
-        found.others += 1
 
 
 @dataclass(frozen=True)
@@ -239,11 +211,6 @@ def _classes(names: Sequence[str]) -> tuple[tuple[str, ...], Tensor | None]:
     classes = sorted(set(owners))
     number = {owner: i for i, owner in enumerate(classes)}
     return (
-        tuple(_printable(owner) for owner in classes),
+        tuple(printable(owner) for owner in classes),
         torch.tensor([number[owner] for owner in owners], dtype=torch.int64),
     )
-
-
-def _printable(name: str) -> str:
-    """Bytes of a name that are not UTF-8 become escapes, so that tables can hold the name."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from visgen.data.clip_frames import BrokenVideo
 from visgen.data.dataset import DataError
+from visgen.data.tree import printable
 
 _BLOCK = 1 << 20
 _TICK = 100_000_000  # nanoseconds, far above the 10 ms of the coarsest usual clock
@@ -69,11 +70,6 @@ def store(path: Path) -> StoredFile:
             return StoredFile(path, _digest(file), stamp)
     except OSError as error:
         raise BrokenVideo(f"{type(error).__name__}: {error.strerror}") from error
-
-
-def printable(name: str | Path) -> str:
-    """Bytes of a name that are not UTF-8 become escapes, so that tables can hold the name."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _stamp(file: BinaryIO) -> Stamp:

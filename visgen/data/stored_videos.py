@@ -22,7 +22,8 @@ from visgen.data import video_arrays, video_decode, video_pictures
 from visgen.data.clip_frames import BrokenVideo, clip_starts, clip_words, fit_frames
 from visgen.data.dataset import DataError
 from visgen.data.folder import in_threads
-from visgen.data.stored_file import StoredFile, printable
+from visgen.data.stored_file import StoredFile
+from visgen.data.tree import printable
 from visgen.data.videos import Clip, VideoData
 
 _NAMED = 5  # broken files spelled out in an error; `broken` holds them all

@@ -7,7 +7,6 @@ and short ones are known and named before anything is computed.
 """
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from visgen.data import video_arrays, video_decode, video_pictures
 from visgen.data.clip_frames import BrokenVideo, check_clip
 from visgen.data.dataset import DataError
 from visgen.data.folder import in_threads, splits_by_hash
-from visgen.data.stored_file import printable, store
+from visgen.data.stored_file import store
 from visgen.data.stored_videos import (
     ArrayFrames,
     EncodedFrames,
@@ -29,6 +28,7 @@ from visgen.data.stored_videos import (
     StoredVideo,
     video_set,
 )
+from visgen.data.tree import files_below, printable
 from visgen.data.videos import Clip, VideoData
 
 SUFFIXES = (*video_decode.SUFFIXES, *video_arrays.SUFFIXES)
@@ -108,50 +108,29 @@ class Found:
 def find_videos(folder: Path) -> Found:
     """List the videos below `folder` by relative name with "/" between the parts.
 
-    Links to folders are followed after the real ones, and no folder is entered twice, so loops
-    end. Raises DataError if `folder` is not there or is not a folder.
+    Raises DataError if `folder` is not there or is not a folder.
     """
     if not folder.exists():
         raise DataError(f"there is no folder {folder}; write videos:PATH with an existing one.")
     if not folder.is_dir():
         raise DataError(f"{folder} is a file; here a folder that holds videos is wanted.")
     found = Found()
-    entered: set[tuple[int, int]] = set()
-    real, links = deque([""]), deque[str]()
-    while real or links:
-        name = real.popleft() if real else links.popleft()
-        try:
-            status = (folder / name).stat()
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(folder / name) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            found.unreadable.append((name or ".", f"folder cannot be listed: {error.strerror}"))
-            continue
-        inside = _sort_in([entry for entry in entries if entry.name[0] != "."], name, found)
-        for entry, below in inside:
-            (links if entry.is_symlink() else real).append(below)
+    for owner, files in files_below(folder, found.unreadable):
+        _sort_in(files, owner, found)
     found.names.sort()
     return found
 
 
-def _sort_in(
-    entries: Sequence[os.DirEntry[str]], folder: str, found: Found
-) -> list[tuple[os.DirEntry[str], str]]:
-    """Note what lies in one folder; gives the folders in it, with their relative names."""
-    inside, pictures, has_video = [], [], False
-    for entry in entries:
-        name = f"{folder}/{entry.name}" if folder else entry.name
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if _is_folder(entry):
-            inside.append((entry, name))
-        elif suffix in SUFFIXES:
-            found.names.append(name)
+def _sort_in(files: Sequence[str], folder: str, found: Found) -> None:
+    """Note the files of one folder."""
+    pictures, has_video = [], False
+    for file in files:
+        suffix = os.path.splitext(file)[1].lower()
+        if suffix in SUFFIXES:
+            found.names.append(f"{folder}/{file}" if folder else file)
             has_video = has_video or suffix in video_decode.SUFFIXES
         elif suffix in video_pictures.SUFFIXES:
-            pictures.append(entry.name)
+            pictures.append(file)
         else:
             found.others += 1
     if len(pictures) >= 2 and not has_video:
@@ -159,14 +138,6 @@ def _sort_in(
         found.folders[folder or "."] = video_pictures.in_order(pictures)
     else:
         found.others += len(pictures)
-    return inside
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def inspect_all(

@@ -1,12 +1,11 @@
 """From the text in a suite to an opened video set."""
 
-import importlib.metadata
 from pathlib import Path
 
 from visgen.data.archives import default_root
-from visgen.data.dataset import DataError, DataMissing, UnknownData
+from visgen.data.dataset import DataError, DataMissing
+from visgen.data.plugins import check_known, known_names, open_plugin
 from visgen.data.videos import Clip, VideoData
-from visgen.names import hint
 
 GROUP = "visgen.videos"
 SPECS = (
@@ -25,27 +24,12 @@ _HDF5 = (".h5", ".hdf5")
 
 def video_names() -> list[str]:
     """What `open_videos` takes: our own sets, then the plug-ins (none of them is loaded)."""
-    plugins = importlib.metadata.entry_points(group=GROUP)
-    return [*SPECS, *sorted({point.name for point in plugins})]
+    return known_names(SPECS, GROUP)
 
 
 def check_video_name(spec: str) -> None:
     """Raise UnknownData, with the nearest match, if no set has this name; opens nothing."""
-    kind = spec.partition(":")[0]
-    if kind == "videos" or spec in SPECS:
-        return  # plug-ins are looked for only where our own sets end
-    names = video_names()
-    if kind in names[len(SPECS) :]:
-        return
-    near = f'; nearest: "videos:{spec}"' if _exists(spec) else hint(spec, names)
-    raise UnknownData(f'unknown video data "{spec}"{near} (there are {", ".join(names)}).')
-
-
-def _exists(spec: str) -> bool:
-    try:
-        return Path(spec).expanduser().exists()
-    except (OSError, RuntimeError):  # too long for a name, or nobody's home
-        return False
+    check_known(spec, SPECS, GROUP, what="video data", path_kind="videos", is_path=Path.exists)
 
 
 def open_videos(
@@ -77,8 +61,7 @@ def open_videos(
         return open_ucf101(_root(root) / "UCF-101", clip, fold=int(rest or 1), name=spec)
     if spec in SPECS:
         return _open_drawn(spec, clip)
-    point = next(iter(importlib.metadata.entry_points(group=GROUP, name=kind)))
-    return _open_plugin(point, spec, clip, root, offline)
+    return open_plugin(GROUP, spec, VideoData, clip, root=root, offline=offline)
 
 
 def _root(root: Path | None) -> Path:
@@ -132,28 +115,3 @@ def _open_drawn(spec: str, clip: Clip) -> VideoData:
     from visgen.data.camera_moves import open_camera_moves
 
     return open_camera_moves(clip)
-
-
-def _open_plugin(
-    point: importlib.metadata.EntryPoint,
-    spec: str,
-    clip: Clip,
-    root: Path | None,
-    offline: bool,
-) -> VideoData:
-    """What a plug-in opens; whatever goes wrong while it loads is told under its name."""
-    try:
-        data = point.load()(spec, clip, root=root, offline=offline)
-    except (DataError, DataMissing):
-        raise
-    except Exception as error:  # somebody else's code may raise anything
-        raise DataError(
-            f'plug-in {point.name} ({point.value}) cannot open "{spec}": '
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(data, VideoData):
-        raise DataError(
-            f'plug-in {point.name} ({point.value}) gave {type(data).__name__} for "{spec}"; '
-            "it must give a visgen.data.videos.VideoData."
-        )
-    return data

@@ -6,7 +6,8 @@ import pytest
 from visgen.data import stored_file
 from visgen.data.clip_frames import BrokenVideo
 from visgen.data.dataset import DataError
-from visgen.data.stored_file import printable, store
+from visgen.data.stored_file import store
+from visgen.data.tree import printable
 
 
 def test_an_unchanged_or_touched_file_opens_at_its_beginning(tmp_path: Path) -> None:
