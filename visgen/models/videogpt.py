@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from visgen.conditions import Actions, ClassLabel, Condition, Conditions, FirstFrames, Text
 from visgen.models.prior import Prior, PriorConfig, Seen
 from visgen.models.vqvae import VQVAE, VQVAEConfig
-from visgen.pixels import to_bytes
+from visgen.pixels import from_unit, to_unit
 from visgen.seeds import uniform
 
 Part = TypeVar("Part", ClassLabel, FirstFrames, Actions, Text)
@@ -295,24 +295,6 @@ def _kept(probabilities: Tensor, sampling: Sampling) -> Tensor:
     before = ordered.cumsum(-1) - ordered
     ordered = ordered.masked_fill(before >= sampling.top_p * ordered.sum(-1, keepdim=True), 0)
     return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
-
-
-def to_unit(clips: Tensor) -> Tensor:
-    """Clips uint8 (n, t, 3, h, w) -> float32 (n, 3, t, h, w) in [-0.5, 0.5].
-
-    Raises:
-        ValueError: if they are not uint8 of five axes.
-    """
-    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[2] != 3:
-        raise ValueError(
-            f"clips are uint8 (n, t, 3, h, w), 0..255; got {clips.dtype} {tuple(clips.shape)}."
-        )
-    return clips.transpose(1, 2).float() / 255 - 0.5
-
-
-def from_unit(clips: Tensor) -> Tensor:
-    """Float (n, 3, t, h, w) -> uint8 (n, t, 3, h, w): clamped to [-0.5, 0.5], rounded half up."""
-    return to_bytes(2 * clips.transpose(1, 2))
 
 
 def _several(condition: Condition | None) -> tuple[ClassLabel | FirstFrames | Actions | Text, ...]:

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from visgen.models.videogpt import VideoGPT, to_unit
-from visgen.objectives.update import Update, cosine
+from visgen.objectives.update import Update, constant, cosine
+from visgen.pixels import to_unit
 from visgen.seeds import Draws
+
+if TYPE_CHECKING:
+    from visgen.models.videogpt import VideoGPT
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqvaeRecipe:
-    """The first stage; the released code's Adam at a constant rate."""
+    """The first stage; the released code's Adam at a constant rate, or with a cosine to 0."""
 
     objective: Literal["vqvae"] = "vqvae"
     steps: int
     batch: int
     lr: float = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 1.0
     accumulate: int = 1
@@ -54,6 +58,7 @@ class VqvaeRecipe:
             learning_rate=self.lr,
             reads_data=True,
             loss=loss,
+            schedule=cosine(self.steps) if self.schedule == "cosine" else constant,
         )
         return (update,)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from visgen.conditions import Text
 from visgen.data.dataset import DataError
 from visgen.data.videos import VideoData
-from visgen.models.videogpt import VideoGPT, to_unit
+from visgen.models.videogpt import VideoGPT
 from visgen.objectives.videogpt import CodeBatch
+from visgen.pixels import to_unit
 
 BATCH = 16  # clips that are encoded at a time
 

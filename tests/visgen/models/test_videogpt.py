@@ -16,10 +16,9 @@ from visgen.models.videogpt import (
     VideoGPT,
     VideoGPTConfig,
     draw,
-    from_unit,
-    to_unit,
 )
 from visgen.models.vqvae import VQVAEConfig
+from visgen.pixels import from_unit, to_unit
 from visgen.seeds import sample_seeds, uniform
 
 TINY = VideoGPTConfig(

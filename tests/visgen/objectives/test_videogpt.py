@@ -14,10 +14,11 @@ from visgen.data.moving_digits import open_moving_digits
 from visgen.data.moving_shapes import open_moving_shapes
 from visgen.data.videos import Clip, VideoData
 from visgen.models.prior import PriorConfig
-from visgen.models.videogpt import VideoGPT, VideoGPTConfig, to_unit
+from visgen.models.videogpt import VideoGPT, VideoGPTConfig
 from visgen.models.vqvae import VQVAEConfig
 from visgen.objectives.update import cosine
 from visgen.objectives.videogpt import CodeBatch, PriorRecipe, VqvaeRecipe
+from visgen.pixels import to_unit
 from visgen.seeds import Draws
 from visgen.training import train
 from visgen.training.examples import Clips
