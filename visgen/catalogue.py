@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from visgen.baselines import dcgan, statistical
-from visgen.models import transgan
+from visgen.baselines import conv_lstm, dcgan, statistical, unet3d, video_statistics
+from visgen.models import transgan, videogpt
 from visgen.names import hint_or_list
 
-CATALOGUE: dict[str, Any] = {**transgan.PRESETS, **dcgan.PRESETS, **statistical.PRESETS}
+CATALOGUE: dict[str, Any] = {
+    **transgan.PRESETS,
+    **videogpt.PRESETS,
+    **dcgan.PRESETS,
+    **conv_lstm.PRESETS,
+    **unet3d.PRESETS,
+    **statistical.PRESETS,
+    **video_statistics.PRESETS,
+}
 
 
 class UnknownPreset(ValueError):

@@ -13,18 +13,27 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from visgen.names import hint
-from visgen.objectives.gan import GanRecipe
+from visgen_bench.recipes import Recipe
 
 DType = Literal["fp32", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-Phase = Literal["sample", "d_step", "g_step"]
+Phase = Literal["sample", "d_step", "g_step", "vqvae_step", "prior_step", "predictor_step"]
 
 WEIGHTS = ("zoo", "untrained", "fit", "file", "train")
 DEFAULT_SAMPLES = 1000
 _WEIGHTS = re.compile(r"zoo|untrained|fit|(zoo|file|train):.+")
+STAGES = ("vqvae", "prior")  # objectives that train one model in turn
+CONDITIONS = ("class", "frames", "text", "actions")
 DEFAULT_METRICS = ("fd_lite0", "kid_lite0", "precision", "recall")
 
 
@@ -49,6 +58,11 @@ class CellBase(BaseModel):
     threads: int | None = Field(default=None, ge=1)  # of one process; None: all usable cores
     timeout_s: float | None = Field(default=None, gt=0)
 
+    # Of a video set; None where the cell has no clips, or takes the model's own.
+    clip: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")  # t x h x w
+    stride: int | None = Field(default=None, ge=1)  # every so many-th frame is taken
+    policy: str | None = Field(default=None, pattern=r"^(first|random|uniform-[1-9]\d*)$")
+
     @property
     def device_type(self) -> str:
         """The device without its number: "cpu", "cuda", ..."""
@@ -64,14 +78,48 @@ class CellBase(BaseModel):
         return ""
 
 
+class Sampled(CellBase):
+    """What draws samples says under which condition and how.
+
+    `condition` is one of `CONDITIONS`, or several joined by "+"; what is asked for comes from the
+    clips of the data. `sampling` are fields of the model's own sampling choices.
+    """
+
+    condition: str | None = None
+    sampling: dict[str, float | int | bool] | None = None
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The kinds of condition, in the order of `CONDITIONS`; none is ()."""
+        given = (self.condition or "").split("+")
+        return tuple(kind for kind in CONDITIONS if kind in given)
+
+    @field_validator("condition")
+    @classmethod
+    def _known(cls, condition: str | None) -> str | None:
+        if condition is None or condition == "none":
+            return None
+        for kind in condition.split("+"):
+            if kind not in CONDITIONS:
+                raise ValueError(
+                    f'"{kind}" is no condition{hint(kind, CONDITIONS)} (allowed: none, '
+                    f'{", ".join(CONDITIONS)}, or several as in "class+frames")'
+                )
+        return "+".join(kind for kind in CONDITIONS if kind in condition.split("+"))
+
+
 class TrainCell(CellBase):
-    """Recipe -> weights."""
+    """Recipe -> weights.
+
+    `weights` are what it starts from: a second stage (a prior) names what the first one made.
+    """
 
     labels = CellBase.labels | {"threads", "batch", "log_every", "checkpoint_every"}
     kind: Literal["train"] = "train"
     data: str
     split: str = "train"
-    recipe: GanRecipe
+    recipe: Recipe
+    weights: str | None = None
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
 
@@ -84,19 +132,30 @@ class TrainCell(CellBase):
             )
         return self
 
+    @field_validator("weights")
+    @classmethod
+    def _from(cls, weights: str | None) -> str | None:
+        if weights is not None and not re.fullmatch(r"(zoo|file|train):.+", weights):
+            raise ValueError(
+                f'weights = "{weights}"; training starts from file:PATH, train:NAME or zoo:NAME'
+            )
+        return weights
+
     @property
     def samples_per_step(self) -> int:
         return self.recipe.batch
 
     def tag(self) -> str:
-        return f"n{self.recipe.steps}-s{self.seed}"
+        parts = [self.recipe.objective] if self.recipe.objective in STAGES else []
+        return "-".join([*parts, f"n{self.recipe.steps}-s{self.seed}"])
 
 
-class QualityCell(CellBase):
+class QualityCell(Sampled):
     """Weights -> samples -> metrics; or a user's folder of samples -> metrics.
 
     `weights` is `zoo`, `zoo:NAME`, `untrained`, `fit` (the reference generators), `file:PATH` or
     `train:NAME`, where NAME is a train cell's name or key. With `images` there is no model.
+    `reference` caps the real pictures or clips that samples are compared with.
     """
 
     labels = CellBase.labels | {"threads", "chunk"}
@@ -107,6 +166,7 @@ class QualityCell(CellBase):
     images_split: str = "all"
     weights: str | None = None
     split: str = "test"
+    reference: int | None = Field(default=None, ge=2)  # the split's first; None: all of it
     samples: int | None = Field(default=None, ge=1)  # None: 1000 of a model, all of a folder
     metrics: tuple[str, ...] = Field(default=DEFAULT_METRICS, min_length=1)
     batch: int = Field(default=100, ge=1)
@@ -117,12 +177,13 @@ class QualityCell(CellBase):
         if bool(self.model) == bool(self.images):
             given = f'model "{self.model}" and images "{self.images}"' if self.model else "neither"
             raise ValueError(
-                f'a quality cell needs either "model" or "images" = "folder:PATH", got {given}'
+                f'a quality cell needs either "model" or "images" = "folder:PATH" (clips: '
+                f'"videos:PATH"), got {given}'
             )
         if self.images and self.weights:
             raise ValueError('"images" are scored as they are; leave "weights" out')
-        if self.images and not re.fullmatch(r"folder:.+", self.images):
-            raise ValueError(f'images = "{self.images}"; write "folder:PATH"')
+        if self.images and not re.fullmatch(r"(folder|videos):.+", self.images):
+            raise ValueError(f'images = "{self.images}"; write "folder:PATH", or "videos:PATH"')
         if self.weights and not _WEIGHTS.fullmatch(self.weights):
             near = hint(self.weights.partition(":")[0], WEIGHTS)
             raise ValueError(
@@ -134,16 +195,17 @@ class QualityCell(CellBase):
     def tag(self) -> str:
         if self.images:
             return "" if self.images_split == "all" else self.images_split
-        return f"{_short(self.weights or '')}-s{self.seed}"
+        parts = [_short(self.weights or ""), *([self.condition] if self.condition else [])]
+        return "-".join([*parts, f"s{self.seed}"])
 
 
-class PerformanceCell(CellBase):
+class PerformanceCell(Sampled):
     """Speed, memory and FLOPs of one phase. Durations in seconds."""
 
     kind: Literal["performance"] = "performance"
     data: str | None = None  # speed does not depend on it; kept where a suite names it
     phase: Phase = "sample"
-    recipe: GanRecipe | None = None  # for d_step and g_step; None: the preset's own
+    recipe: Recipe | None = None  # of a training step; None: the preset's own
     profile: bool = False
     warmup_min_s: float = Field(default=0.5, ge=0)
     warmup_max_s: float = Field(default=30.0, gt=0)
@@ -153,7 +215,7 @@ class PerformanceCell(CellBase):
     peak_tflops: float | None = Field(default=None, gt=0)
 
     def tag(self) -> str:
-        parts = [self.phase]
+        parts = [self.phase, *([self.condition] if self.condition else [])]
         if self.compile:
             parts.append("compiled")
         if self.memory_format != "contiguous":
@@ -197,16 +259,16 @@ def threads_of(cell: Cell) -> int:
 def source_of(cell: Cell) -> str:
     """What is measured: the preset's name, or the user's folder without the path to it."""
     if isinstance(cell, QualityCell) and cell.images:
-        return f"folder:{cell.images.removeprefix('folder:').rstrip('/').rpartition('/')[2]}"
+        return spec_name(cell.images)
     return cell.model
 
 
 def spec_name(spec: str | None) -> str:
-    """A data spec as a name holds it: the folder of `folder:PATH` without the path to it."""
+    """A data spec as a name holds it: of `folder:PATH` and `videos:PATH` without the path there."""
     if spec is None:
         return "-"
     head, colon, rest = spec.partition(":")
-    return f"folder:{rest.rstrip('/').rpartition('/')[2]}" if colon and head == "folder" else spec
+    return f"{head}:{rest.rstrip('/').rpartition('/')[2]}" if colon and head in PATHS else spec
 
 
 def name_of(cell: Cell) -> str:
@@ -249,12 +311,24 @@ def content_key(value: object) -> str:
     return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
 
 
+# A cell that says nothing of these keeps the key that it had before there were any.
+LATER = ("clip", "stride", "policy", "condition", "sampling", "reference")
+PATHS = ("folder", "videos")  # data specs that hold a path
+
+
 def specification(cell: Cell, contents: Contents) -> dict[str, Any]:
     """What `spec_key` hashes: the typed cell without labels, its paths replaced by contents."""
     fields = cell.model_dump(mode="json", exclude=set(cell.labels))
     fields["include"] = contents.include_sha256
-    if cell.data is not None and cell.data.startswith("folder:"):
-        fields["data"] = "folder"
+    for name in LATER:
+        if fields.get(name) is None:
+            fields.pop(name, None)
+    if cell.data is not None and cell.data.partition(":")[0] in PATHS:
+        fields["data"] = cell.data.partition(":")[0]
+    if isinstance(cell, TrainCell):
+        fields.pop("weights")
+        if cell.weights is not None:
+            fields["weights"] = contents.weights
     if isinstance(cell, QualityCell):
         fields["weights"] = contents.weights
         fields["images"] = contents.images_fingerprint

@@ -320,8 +320,9 @@ def _width() -> int:
 
 @app.command("eval")
 def eval_folder(
-    samples: Annotated[str, typer.Argument(help="A folder of pictures.")],
-    against: Annotated[str, typer.Option(help="digits:8, cifar10, ... or a folder.")],
+    samples: Annotated[str, typer.Argument(help="A folder of pictures, or of videos.")],
+    against: Annotated[str, typer.Option(help="digits:8, moving-digits, ... or a folder.")],
+    clip: Annotated[str | None, typer.Option(help="Of each video: 16x32x32.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, with commas between.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Cap the samples.")] = None,
     data_root: DataRoot = None,
@@ -329,14 +330,14 @@ def eval_folder(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Score a folder of pictures, with the floor of its reference beside it."""
+    """Score a folder of pictures or videos, with the floor of its reference beside it."""
     refuse_foreign_launcher()
     from visgen_bench.evaluate import evaluate
     from visgen_bench.plan import Options
 
     options = Options(out=(out or RUNS) / "eval", data_root=data_root, offline=offline, limit=limit)
     names = None if metrics is None else [part.strip() for part in metrics.split(",")]
-    found = evaluate(samples, against, names, options=options, say=say)
+    found = evaluate(samples, against, names, clip=clip, options=options, say=say)
     raise typer.Exit(_finish(found.summary, as_json, only_plan=True))
 
 
@@ -360,9 +361,40 @@ def fetch(
 
 
 @app.command()
-def convert() -> None:
-    """Published checkpoints to our weight files (not built yet)."""
-    raise UsageError("convert is not built yet; weights are read from .safetensors files")
+def convert(
+    family: Annotated[str, typer.Argument(help="Whose checkpoint it is: videogpt.")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the released code.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    vqvae: Annotated[
+        Path | None, typer.Option(help="The VQ-VAE's file, if a prior's has none.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value: a hyper-parameter that the file lacks.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Published checkpoints to our weight files; no code that is in them is run."""
+    if family != "videogpt":
+        raise UsageError(f'convert knows no "{family}"; it converts videogpt')
+    options: dict[str, Any] = {}
+    for text in option or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text}: write name=value, as in --option heads=4")
+        parts = [_number(part.strip()) for part in value.split(",")]
+        options[name.strip()] = parts if len(parts) > 1 else parts[0]
+    from visgen.checkpoints import CheckpointError
+    from visgen_bench.convert import convert_videogpt
+
+    with usage_errors(CheckpointError, OSError):
+        found = convert_videogpt(file, out, vqvae=vqvae, options=options)
+    for note in found.notes:
+        say(note)
+    if as_json:
+        emit({"path": found.path, "sha256": found.sha256, "presets": found.presets,
+              "config": dataclasses.asdict(found.config)})  # fmt: skip
+    else:
+        print(found.line())
 
 
 @app.command()

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from visgen.objectives.gan import GanRecipe
+from visgen_bench import media
 from visgen_bench.cell import (
     DEFAULT_SAMPLES,
     Cell,
     PerformanceCell,
     Phase,
     QualityCell,
+    Sampled,
     TrainCell,
     threads_of,
 )
+from visgen_bench.recipes import Recipe
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
 
@@ -81,7 +84,8 @@ def _by_extraction(cell: Cell) -> Estimate:
     """A cell that draws nothing from a network: the features of its samples are its cost."""
     if not isinstance(cell, QualityCell):
         return Estimate()
-    seconds = (cell.samples or DEFAULT_SAMPLES) * EXTRACTOR_S_PER_IMAGE / threads_of(cell)
+    samples = (cell.samples or DEFAULT_SAMPLES) * _frames(cell, None)
+    seconds = samples * EXTRACTOR_S_PER_IMAGE / threads_of(cell)
     return Estimate(
         seconds=seconds,
         memory=WORKER_BYTES + EXTRACTOR_BYTES,
@@ -100,28 +104,32 @@ def _by_flops(cell: Cell, config: Any) -> Estimate:
     return _performance(cell, config)
 
 
+def _frames(cell: QualityCell, config: Any) -> int:
+    """Pictures that the extractor sees of one sample."""
+    if not media.is_video(cell.data):
+        return 1
+    return media.clip_of(cell, config).frames
+
+
 _BASIS = "model: 10 GFLOP/s a core, weights and live tensors of one batch"
 
 
 def _quality(cell: QualityCell, config: Any) -> Estimate:
-    work = _work(config, "sample", cell.batch, None)
+    work = _work(config, "sample", cell.batch, None, _asked(cell))
     samples = cell.samples or DEFAULT_SAMPLES
     memory = WORKER_BYTES + EXTRACTOR_BYTES + work.weights
     if work.flops is None or work.live is None:
         return Estimate(memory=memory, disk=GRID_BYTES, basis=work.basis)
     rate = FLOPS_PER_CORE * threads_of(cell)
-    once = work.flops / cell.batch / rate + EXTRACTOR_S_PER_IMAGE / threads_of(cell)
+    looked = _frames(cell, config) * EXTRACTOR_S_PER_IMAGE / threads_of(cell)
+    once = work.flops / cell.batch / rate + looked
     memory += int(SLACK * work.live)
     return Estimate(seconds=samples * once, memory=memory, disk=GRID_BYTES, basis=work.basis)
 
 
 def _train(cell: TrainCell, config: Any) -> Estimate:
-    """D and G steps at the recipe's batches; weights, gradients, two moments, and an average."""
-    recipe = cell.recipe
-    pieces = (
-        ("d_step", recipe.batch, recipe.accumulate_d, recipe.critic_steps),
-        ("g_step", recipe.g_batch or recipe.batch, recipe.accumulate_g, 1),
-    )
+    """Every update at the recipe's batches; weights, gradients, two moments, and an average."""
+    recipe, pieces = cell.recipe, _pieces(cell.recipe)
     works = [_work(config, phase, max(1, n // parts), recipe) for phase, n, parts, _ in pieces]
     memory, disk = WORKER_BYTES + 5 * works[0].weights, 5 * works[0].weights
     flops = [
@@ -136,9 +144,21 @@ def _train(cell: TrainCell, config: Any) -> Estimate:
     return Estimate(seconds=seconds, memory=memory, disk=disk, basis=_BASIS)
 
 
+def _pieces(recipe: Recipe) -> tuple[tuple[Phase, int, int, int], ...]:
+    """(phase, batch, micro-batches, repeats) of every update of a training step."""
+    if isinstance(recipe, GanRecipe):
+        return (
+            ("d_step", recipe.batch, recipe.accumulate_d, recipe.critic_steps),
+            ("g_step", recipe.g_batch or recipe.batch, recipe.accumulate_g, 1),
+        )
+    phases: dict[str, Phase] = {"vqvae": "vqvae_step", "prior": "prior_step"}
+    phase = phases.get(recipe.objective, "predictor_step")
+    return ((phase, recipe.batch, recipe.accumulate, 1),)
+
+
 def _performance(cell: PerformanceCell, config: Any) -> Estimate:
     """Warm-up, latency and window passes; each lasts its minimum, or its minimum of calls."""
-    work = _work(config, cell.phase, cell.batch, cell.recipe)
+    work = _work(config, cell.phase, cell.batch, cell.recipe, _asked(cell))
     memory = WORKER_BYTES + work.weights + work.moments
     if work.flops is None or work.live is None:
         return Estimate(memory=memory, disk=0, basis=work.basis)
@@ -169,8 +189,18 @@ class Work:
         return "model: size of the networks" if self.flops is None else _BASIS
 
 
+Asked = tuple[str | None, tuple[tuple[str, float | int | bool], ...]]  # condition, sampling
+NOTHING: Asked = (None, ())
+
+
+def _asked(cell: Sampled) -> Asked:
+    return cell.condition, tuple(sorted((cell.sampling or {}).items()))
+
+
 @functools.cache
-def _work(config: Any, phase: Phase, batch: int, recipe: GanRecipe | None) -> Work:
+def _work(
+    config: Any, phase: Phase, batch: int, recipe: Recipe | None, asked: Asked = NOTHING
+) -> Work:
     """The work of a call, from shapes alone."""
     import torch
 
@@ -186,7 +216,15 @@ def _work(config: Any, phase: Phase, batch: int, recipe: GanRecipe | None) -> Wo
         for part, network in networks.items()
     }
     moments = 2 * sizes.get(PARTS.get(phase, ""), 0)
-    cell = PerformanceCell(model="estimated", phase=phase, batch=batch, recipe=recipe)
+    condition, sampling = asked
+    cell = PerformanceCell(
+        model="estimated",
+        phase=phase,
+        batch=batch,
+        recipe=recipe,
+        condition=condition,
+        sampling=dict(sampling) or None,
+    )
     flops, live = None, None
     with contextlib.suppress(
         RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, Unavailable

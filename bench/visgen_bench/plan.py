@@ -192,9 +192,13 @@ def _limited(cells: list[Resolved], options: Options) -> list[Resolved]:
     if not kept:
         names = ", ".join(one.name for one in cells[:3])
         raise SuiteError(f"--only/--skip leave no cell of {len(cells)}; names look like {names}")
-    needed = {one.needs for one in kept}
+    by_key = {one.cell_key: one for one in cells}
     names = {one.name for one in kept}
-    return [one for one in cells if one.name in names or one.cell_key in needed]
+    for one in kept:
+        while one.needs in by_key:
+            one = by_key[one.needs]
+            names.add(one.name)
+    return [one for one in cells if one.name in names]
 
 
 def _wanted(name: str, options: Options) -> bool:
@@ -217,9 +221,11 @@ def ordered(cells: Sequence[Resolved]) -> list[Resolved]:
     by_key = {one.cell_key: one for one in cells}
     done: dict[str, Resolved] = {}
     for one in cells:
-        if one.needs in by_key:
-            done.setdefault(one.needs, by_key[one.needs])
-        done.setdefault(one.cell_key, one)
+        chain = [one]
+        while chain[-1].needs in by_key:
+            chain.append(by_key[chain[-1].needs])
+        for needed in reversed(chain):
+            done.setdefault(needed.cell_key, needed)
     return list(done.values())
 
 

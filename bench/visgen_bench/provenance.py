@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visgen_bench import media
 from visgen_bench.cell import (
     Cell,
     Contents,
     PerformanceCell,
     QualityCell,
+    Sampled,
     TrainCell,
     canonical_json,
     content_key,
@@ -25,6 +27,9 @@ from visgen_bench.measure import environment
 
 if TYPE_CHECKING:
     from visgen.data import Data
+    from visgen.data.videos import VideoData
+
+    AnyData = Data | VideoData
 
 PACKAGE = Path(__file__).parent
 
@@ -93,22 +98,27 @@ def kernel_hash() -> str:
 
 
 def columns_of(
-    cell: Cell, config: Any, data: "Data | None", images: "Data | None", contents: Contents
+    cell: Cell, config: Any, data: "AnyData | None", images: "AnyData | None", contents: Contents
 ) -> dict[str, Any]:
     """Columns of the `runs` row that follow from the cell."""
+    clip = media.clip_of(cell, config) if media.has_clips(cell, config) else None
     size = getattr(config, "image_size", None) or (data.size if data is not None else None)
+    size = clip.size if clip else size
     channels = data.channels if data is not None else 3
     resolution = f"3x{size[0]}x{size[1]}" if size else None
+    if clip:
+        resolution = f"{clip.frames}x{resolution}"
     return {
         "kind": cell.kind,
         "model": source_of(cell),
         "family": getattr(config, "family", None) or _folder_family(cell),
         "variant": _variant(cell, images),
         "weights": contents.weights,
-        "task": getattr(config, "task", "image-generation"),
+        "task": media.VIDEO_TASK if clip else getattr(config, "task", "image-generation"),
         "dataset": spec_name(cell.data) if cell.data else None,
         "split": cell.split if isinstance(cell, QualityCell) else None,
         "resolution": resolution,
+        "frames": clip.frames if clip else None,
         "channels": channels,
         "height": size[0] if size else None,
         "width": size[1] if size else None,
@@ -128,7 +138,7 @@ def columns_of(
     }
 
 
-def _variant(cell: Cell, images: "Data | None") -> str | None:
+def _variant(cell: Cell, images: "AnyData | None") -> str | None:
     """What tells cells of one model and seed apart that no other column does.
 
     A folder is its content, whatever its name; the speed of a training step is that of its recipe.
@@ -138,6 +148,10 @@ def _variant(cell: Cell, images: "Data | None") -> str | None:
         return f"{images.fingerprint[:8]}{part}"
     if isinstance(cell, PerformanceCell) and cell.recipe is not None:
         return f"{cell.recipe.objective}-{content_key(dataclasses.asdict(cell.recipe))[:6]}"
+    if isinstance(cell, Sampled):
+        parts = [cell.condition] if cell.condition else []
+        parts += [f"{name}={value}" for name, value in sorted((cell.sampling or {}).items())]
+        return " ".join(parts) or None
     return None
 
 

@@ -1,13 +1,12 @@
 """A recorded row back into the suite that gives its cell again."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visgen.objectives.gan import GanRecipe
-from visgen_bench.cell import KINDS
+from visgen_bench import recipes
+from visgen_bench.cell import KINDS, PATHS
 from visgen_bench.errors import UsageError
 from visgen_bench.kernels_bench.names import SHARE
 from visgen_bench.suite import Suite, from_entries
@@ -53,7 +52,7 @@ def suite_of_row(row: dict[str, Any]) -> Suite:
         raise UsageError(f"run {row['run_id']} is no cell; run its suite again")
     for key in ("data", "images", "include", "weights"):
         value = spec.get(key)
-        taken = value is not None and (key in ("images", "include") or value == "folder")
+        taken = value is not None and (key in ("images", "include") or value in PATHS)
         if taken or (key == "weights" and str(value).startswith("file:")):
             raise UsageError(
                 f"run {row['run_id']} took its {key} from a file, and rows hold no paths; "
@@ -66,6 +65,6 @@ def suite_of_row(row: dict[str, Any]) -> Suite:
         if value is not None and key in {"kind", *KINDS[kind].model_fields}
     }
     if "recipe" in entry:
-        known = {field.name for field in dataclasses.fields(GanRecipe)}
+        known = recipes.fields(entry["recipe"].get("objective"))
         entry["recipe"] = {k: v for k, v in entry["recipe"].items() if v is not None and k in known}
     return from_entries(row["suite"] or "rerun", [entry], f"run {row['run_id']}")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visgen.names import hint_or_list
+from visgen.objectives.gan import GanRecipe
+from visgen_bench import media
 from visgen_bench.cell import (
     DEFAULT_SAMPLES,
     WEIGHTS,
@@ -28,7 +30,8 @@ from visgen_bench.cell import (
 from visgen_bench.checks import (
     check_data,
     check_metrics,
-    check_pictures,
+    check_request,
+    check_samples,
     impossible,
     notes_of,
 )
@@ -38,8 +41,12 @@ from visgen_bench.suite import Placed, SuiteError
 
 if TYPE_CHECKING:
     from visgen.data import Data
+    from visgen.data.videos import Clip, VideoData
+
+    AnyData = Data | VideoData
 
 C = TypeVar("C", bound=CellBase)
+W = TypeVar("W", TrainCell, QualityCell)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ class Resolver:
         self.limit = limit
         self.trained = dict(trained or {})
         self.trains: dict[str, Resolved] = {}
-        self._data: dict[str, Data | Exception] = {}
+        self._data: dict[tuple[str, Clip | None], AnyData | Exception] = {}
         self._hashes: dict[Path, str] = {}
 
     def resolve(self, placed: Sequence[Placed]) -> list[Resolved]:
@@ -92,7 +99,7 @@ class Resolver:
         for one in placed:  # a wrong name is told before any data set is opened, or downloaded
             self._check_names(one)
         done: dict[int, Resolved] = {}
-        order = sorted(range(len(placed)), key=lambda i: not isinstance(placed[i].cell, TrainCell))
+        order = sorted(range(len(placed)), key=lambda i: _rank(placed[i].cell))
         for index in order:
             done[index] = self._resolve(placed[index])
             if isinstance(done[index].cell, TrainCell):
@@ -115,7 +122,8 @@ class Resolver:
         if cell.model:
             config = self._config(cell.model, where)
             cell = _with(cell, include=self.presets.included.get(cell.model))
-        data, images = self._opened(cell, where, reasons)
+        self._check_medium(cell, config, where)
+        data, images = self._opened(cell, config, where, reasons)
         missing_data = bool(reasons)
         cell, attention_reason = _with_attention(cell, config, where)
         reasons += [attention_reason] if attention_reason else []
@@ -124,7 +132,9 @@ class Resolver:
             if cell.samples is None and cell.model:
                 cell = _with(cell, samples=DEFAULT_SAMPLES)
             cell, weights, needs, path = self._with_weights(cell, config, where, reasons)
-        check_pictures(cell, config, data, where)
+        elif isinstance(cell, TrainCell) and cell.weights is not None:
+            cell, weights, needs, path = self._named(cell, cell.weights, where, reasons)
+        check_samples(cell, config, data, where)
         contents = Contents(
             config=_fields_of(config),
             include_sha256=self._sha256(Path(cell.include)) if cell.include else None,
@@ -159,16 +169,30 @@ class Resolver:
         except PresetError as error:
             raise SuiteError(f"{where}: model: {error}") from error
 
+    def _check_medium(self, cell: Cell, config: Any, where: str) -> None:
+        """Raise `SuiteError` for a model of clips with data of pictures, or the other way round."""
+        for key, spec in (("data", cell.data), ("images", getattr(cell, "images", None))):
+            if spec is None or media.is_video(spec) == media.has_clips(cell, config):
+                continue
+            made = "clips" if media.has_clips(cell, config) else "pictures"
+            held = "clips" if media.is_video(spec) else "pictures"
+            maker = cell.model or cell.data
+            raise SuiteError(
+                f'{where}: {key} = "{spec}" holds {held}, and {maker} is about {made}; '
+                "visgen-bench list shows the data of each"
+            )
+        check_request(cell, config, where)
+
     def _opened(
-        self, cell: Cell, where: str, reasons: list[str]
-    ) -> "tuple[Data | None, Data | None]":
+        self, cell: Cell, config: Any, where: str, reasons: list[str]
+    ) -> "tuple[AnyData | None, AnyData | None]":
         """The reference or training data, and the user's images, of a cell."""
         from visgen.data import DataError, DataMissing
         from visgen_bench.cells import splits
 
-        found: list[Data | None] = []
+        found: list[AnyData | None] = []
         for key, spec in (("data", cell.data), ("images", getattr(cell, "images", None))):
-            opened = None if spec is None else self._open(spec)
+            opened = None if spec is None else self._open(spec, cell, config, where)
             if isinstance(opened, DataMissing):
                 reasons.append(str(opened))
                 opened = None
@@ -191,15 +215,21 @@ class Resolver:
                 raise SuiteError(f"{where}: split: {error}") from error
         return data, images
 
-    def _open(self, spec: str) -> "Data | Exception":
-        from visgen.data import DataError, DataMissing, UnknownData, open_data
+    def _open(self, spec: str, cell: Cell, config: Any, where: str) -> "AnyData | Exception":
+        from visgen.data import DataError, DataMissing, UnknownData
 
-        if spec not in self._data:
+        try:
+            clip = media.clip_of(cell, config) if media.is_video(spec) else None
+        except (ValueError, DataError) as error:
+            raise SuiteError(f"{where}: {error}") from error
+        if (spec, clip) not in self._data:
             try:
-                self._data[spec] = open_data(spec, root=self.data_root, offline=self.offline)
+                self._data[spec, clip] = media.open_set(
+                    spec, cell, config, root=self.data_root, offline=self.offline
+                )
             except (DataError, DataMissing, UnknownData) as error:
-                self._data[spec] = error
-        return self._data[spec]
+                self._data[spec, clip] = error
+        return self._data[spec, clip]
 
     def _with_weights(
         self, cell: QualityCell, config: Any, where: str, reasons: list[str]
@@ -213,6 +243,12 @@ class Resolver:
             said = f"{cell.model} is {'fitted to the data' if fitted else 'built, not fitted'}"
             allowed = "fit" if fitted else "zoo, zoo:NAME, untrained, file:PATH, train:NAME"
             raise SuiteError(f'{where}: weights = "{given}": {said} (allowed: {allowed})')
+        return self._named(cell, given, where, reasons)
+
+    def _named(
+        self, cell: W, given: str, where: str, reasons: list[str]
+    ) -> tuple[W, str | None, str | None, Path | None]:
+        """As `_with_weights`, for weights that are given."""
         head, _, rest = given.partition(":")
         if head == "zoo":
             given = self._zoo(cell.model, rest, where, reasons)
@@ -275,7 +311,7 @@ class Resolver:
         """The key of the train cell that `train:NAME` names: a key, a cell's name, or a model."""
         if given in self.trains or given in self.trained:
             return given
-        found = [key for key, one in self.trains.items() if given in (one.name, one.cell.model)]
+        found = self._trained_by(given)
         if len(found) == 1:
             return found[0]
         names = [one.name for one in self.trains.values()]
@@ -286,6 +322,12 @@ class Resolver:
             )
         near = hint_or_list(given, names) if names else "; the suite has none"
         raise SuiteError(f'{where}: weights: no train cell "{given}"{near}')
+
+    def _trained_by(self, given: str) -> list[str]:
+        """Keys of the train cells of that name or model; of a model's stages the last one."""
+        found = [key for key, one in self.trains.items() if given in (one.name, one.cell.model)]
+        begun = {self.trains[key].needs for key in found}
+        return [key for key in found if key not in begun]
 
     def _limit(self, cell: Cell) -> int | None:
         """The cap on this cell's samples; None where it would cut nothing off."""
@@ -308,6 +350,13 @@ def _check_weights(path: Path, where: str) -> None:
         checkpoints.check(path)
     except checkpoints.CheckpointError as error:
         raise SuiteError(f"{where}: weights: {error}") from error
+
+
+def _rank(cell: Cell) -> int:
+    """What others take weights from comes first, and a second stage after the first ones."""
+    if not isinstance(cell, TrainCell):
+        return 2
+    return 0 if cell.weights is None else 1
 
 
 def _with(cell: C, **changes: Any) -> C:
@@ -374,7 +423,7 @@ def _needs_second_derivative(cell: Cell, config: Any) -> bool:
         recipe = recipe_of(cell, config)
     else:
         return False
-    return recipe.objective == "wgangp-eps" or recipe.r1 > 0
+    return isinstance(recipe, GanRecipe) and recipe.differentiates_twice
 
 
 def _protocols(cell: Cell) -> dict[str, str]:

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from visgen.names import close, hint, hint_or_list
-from visgen.objectives.gan import GanRecipe
+from visgen_bench import recipes
 from visgen_bench.cell import KINDS, Cell, parse
 from visgen_bench.errors import UsageError
 from visgen_bench.gates import Gate
@@ -185,10 +185,6 @@ def _fields(kind: str) -> dict[str, Any]:
     return {"kind": str} | {name: field.annotation for name, field in fields if name != "include"}
 
 
-def _recipe_fields() -> dict[str, Any]:
-    return typing.get_type_hints(GanRecipe)
-
-
 def _known_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in given:
@@ -222,7 +218,7 @@ def _cells(entry: Entry, where: str) -> list[Cell]:
     kind = _kind(entry, where)
     fields = _fields(kind)
     for key in entry:
-        if "recipe" in fields and key not in fields and key in _recipe_fields():
+        if "recipe" in fields and key not in fields and key in recipes.fields():
             raise SuiteError(
                 f'{where}: key "{key}" belongs to the recipe; write it below [cell.recipe]'
             )
@@ -230,10 +226,14 @@ def _cells(entry: Entry, where: str) -> list[Cell]:
     axes: dict[str, list[Any]] = {}
     for key, value in entry.items():
         if key == "recipe" and isinstance(value, dict):
-            known = _recipe_fields()
+            _check_objective(value, where)
+            known = recipes.fields(value.get("objective"))
             _known_keys(value, known, f"{where}, recipe")
             for name, item in value.items():
                 axes[f"recipe.{name}"] = _axis(item, known[name], where, f"recipe.{name}")
+        elif key == "sampling" and isinstance(value, dict):
+            for name, item in value.items():
+                axes[f"sampling.{name}"] = _axis(item, float, where, f"sampling.{name}")
         else:
             axes[key] = _axis(value, fields[key], where, key)
     cells = []
@@ -243,11 +243,26 @@ def _cells(entry: Entry, where: str) -> list[Cell]:
     return cells
 
 
+def _check_objective(recipe: Mapping[str, Any], where: str) -> None:
+    """Raise `SuiteError` for an objective there is not; a list of some is an axis."""
+    given = recipe.get("objective")
+    for one in given if isinstance(given, list) else [given]:
+        if one not in recipes.OBJECTIVES:
+            said = "is missing" if given is None else f"= {_show(one)} is unknown"
+            near = hint(str(one), recipes.OBJECTIVES)
+            raise SuiteError(
+                f"{where}: recipe.objective {said}{near} (allowed: {', '.join(recipes.OBJECTIVES)})"
+            )
+
+
 def _cell(flat: Entry, where: str) -> Cell:
-    nested = {key: value for key, value in flat.items() if not key.startswith("recipe.")}
-    recipe = {k.removeprefix("recipe."): v for k, v in flat.items() if k.startswith("recipe.")}
-    if recipe:
-        nested["recipe"] = recipe
+    nested: Entry = {}
+    for key, value in flat.items():
+        table, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(table, {})[name] = value
+        else:
+            nested[key] = value
     try:
         return parse(json.dumps(nested, default=str))
     except ValidationError as error:
@@ -287,7 +302,8 @@ def _known_metric(name: str) -> None:
 def _explain(error: ValidationError, where: str) -> str:
     """Pydantic's first error as one line: place, key, value, what is allowed, nearest match."""
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"] if part not in KINDS]
+    tags = {*KINDS, *(recipes.OBJECTIVES if first["loc"][1:2] == ("recipe",) else ())}
+    path = [str(part) for part in first["loc"] if part not in tags]
     key = ".".join(path)
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
@@ -330,7 +346,7 @@ def _overrule(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
             name, targets = rest, [e for e in changed if _models(e) == [head]]
         if not sum([_put(entry, name, value) for entry in targets]):
             known = {field for e in targets for field in _fields(_kind(e, "--set"))}
-            known |= {f"recipe.{field}" for field in _recipe_fields()}
+            known |= {f"recipe.{field}" for field in recipes.fields()}
             raise SuiteError(
                 f'--set {setting}: no cell has a key "{name}"{hint_or_list(name, sorted(known))}'
             )
@@ -357,9 +373,15 @@ def _put(entry: Entry, name: str, value: Any) -> bool:
     fields = _fields(_kind(entry, "--set"))
     if name.startswith("recipe."):
         field = name.removeprefix("recipe.")
-        if "recipe" not in fields or field not in _recipe_fields():
+        recipe = entry.get("recipe") or {}
+        if "recipe" not in fields or field not in recipes.fields(recipe.get("objective")):
             return False
-        entry["recipe"] = {**(entry.get("recipe") or {}), field: value}
+        entry["recipe"] = {**recipe, field: value}
+        return True
+    if name.startswith("sampling."):
+        if "sampling" not in fields:
+            return False
+        entry["sampling"] = {**(entry.get("sampling") or {}), name.removeprefix("sampling."): value}
         return True
     if name not in fields:
         return False

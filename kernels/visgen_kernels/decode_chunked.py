@@ -34,11 +34,11 @@ def decode_chunked(
         ValueError: if a length is negative or beyond the cache.
     """
     known = checked_lengths(lengths, k_cache.shape[1])
-    together = list(_alike(known, lists))
-    if len(together) == 1:  # as a rule all samples stand at one position
+    apart = lists is not None and lists.by_sample
+    if known and not apart and known.count(known[0]) == len(known):  # as a rule: one position
         return _group(q, k_cache, v_cache, known[0], lists, 0, scale)
     out = q.new_empty((*q.shape[:3], v_cache.shape[-1]))
-    for samples in together:
+    for samples in _alike(known, lists):
         tensors = (q[samples], k_cache[samples], v_cache[samples])
         out[samples] = _group(*tensors, known[samples.start], lists, samples.start, scale)
     return out
@@ -80,10 +80,10 @@ def _group(
 ) -> Tensor:
     """Samples that see the same keys, those of `sample`: (b, n_q, h, d_v) in q's dtype."""
     queries = q.shape[1]
-    if lists is None and _finite_at_the_end(q, k, v, length):
-        out = _fused(q, k[:, :length], v[:, :length], scale, causal=True)
-    elif queries == 1:
+    if queries == 1:
         out = _attend(q, k, v, length - 1, lists, sample, scale)
+    elif lists is None and _finite_at_the_end(q, k, v, length):
+        out = _fused(q, k[:, :length], v[:, :length], scale, causal=True)
     else:
         start = length - queries
         out = torch.cat(
@@ -100,10 +100,10 @@ def _finite_at_the_end(q: Tensor, k: Tensor, v: Tensor, length: int) -> bool:
     """Can several queries share one pass over the keys?
 
     The fused kernel multiplies hidden keys by 0, which a NaN survives: those of the last queries
-    have to be finite. (A single query hides none.)
+    have to be finite.
     """
     queries = q.shape[1]
-    if queries == 1 or length < queries or k.shape[-1] != v.shape[-1]:
+    if length < queries or k.shape[-1] != v.shape[-1]:
         return False
     hidden = slice(length - queries + 1, length)
     return bool(k[:, hidden].isfinite().all()) and bool(v[:, hidden].isfinite().all())
@@ -128,7 +128,8 @@ def _attend(
             return _over_all(q, _gather(k, listed), _gather(v, listed), scale)
     if run.stop <= run.start:
         return q.new_zeros((*q.shape[:3], v.shape[-1]))
-    return _over_all(q, k[:, run], v[:, run], scale)
+    keys = run.stop - run.start
+    return _over_all(q, k.narrow(1, run.start, keys), v.narrow(1, run.start, keys), scale)
 
 
 def _gather(x: Tensor, listed: Listed) -> Tensor:

@@ -1,7 +1,8 @@
 """Leaderboards: numbers in comparable groups, ranked by intervals, with what is missing named.
 
-A board is one metric in one comparable group; rows of different protocols, sample counts, machines
-or data never meet in it. Reference rows and untrained twins are shown and not ranked.
+A board is one metric in one comparable group; rows of different protocols, sample counts, machines,
+data, tasks or conditions never meet in it. Reference rows and untrained twins are shown and not
+ranked; a reference that nothing is asked of stands in the boards of every condition.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from visgen_results.clips import Clips, shown_clips
 from visgen_results.metrics import (
     FAULTS,
     GATE_PREFIX,
@@ -22,7 +24,15 @@ from visgen_results.metrics import (
     MetricInfo,
     describe,
 )
-from visgen_results.naming import IDENTITY, ROLES, distinguishing, label, role
+from visgen_results.naming import (
+    IDENTITY,
+    ROLES,
+    VIDEO_TASK,
+    condition,
+    distinguishing,
+    label,
+    role,
+)
 from visgen_results.reading import Results, Row, failure_reason, read_results
 from visgen_results.statistics import Entry, Interval, mean_interval, rank_intervals
 
@@ -40,10 +50,21 @@ STAT_ORDER = (
     "value", "p50", "p90", "p95", "p99", "p99.9", "mean", "std", "iqr", "min", "max",
 )  # fmt: skip
 PHASES = ("sample", "d_step", "g_step")
+# Of clips: what people look for first, then whether the model did as told, then the rest.
+VIDEO_ORDER = (
+    "fvd", "fvd_videogpt", "fvd_styleganv", "fvd_cdfvd", "fvd_lite0_frames", "fid_frames",
+    "fd_lite0_frames", "r_fvd", "r_fvd_lite0_frames", "fvd_star", "fvd_star_lite0_frames",
+    "isc_video", "class_obeyed", "caption_obeyed", "action_accuracy", "psnr", "ssim",
+    "psnr_reconstruction", "ssim_reconstruction", "diversity", "flicker", "nats_per_code",
+    "code_usage",
+)  # fmt: skip
 PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
+VIDEO_PROXY_WARNING = "Not FVD, nor FID of frames. Proxy extractor; compare only inside this table."
+PROXY_WARNINGS = (PROXY_WARNING, VIDEO_PROXY_WARNING)
 INSIDE_WARNING = "Compare only inside this table (its rows say comparable=false)."
 _PUBLISHED_EXTRACTORS = ("inception", "i3d")
 _FEATURE_METRICS = ("precision", "recall", "density", "coverage")
+_REAL = ("real-images", "real-videos")
 
 
 @dataclass(frozen=True)
@@ -86,11 +107,30 @@ class Board:
         return self.metric.proxy or (self.metric.name in _FEATURE_METRICS and stand_in)
 
     @property
+    def clips(self) -> bool:
+        """True where the numbers are about clips, not pictures."""
+        resolution = str(self.group.get("resolution") or "")
+        named = self.metric.name in VIDEO_ORDER
+        return named or self.group.get("task") == VIDEO_TASK or resolution.count("x") == 3
+
+    @property
+    def floor(self) -> BoardRow | None:
+        """What real samples score as if they were generated; None where nobody asked."""
+        real = (row for row in self.rows if row.role == "reference" and _is_real(row))
+        return next(real, None)
+
+    @property
     def warning(self) -> str:
         """What must stand beside the board; empty if nothing."""
         if self.proxy:
-            return PROXY_WARNING
+            return VIDEO_PROXY_WARNING if self.clips else PROXY_WARNING
         return INSIDE_WARNING if self.group.get("comparable") is False else ""
+
+
+def _is_real(row: BoardRow) -> bool:
+    """A generator of real samples, or one half of a folder scored against the other."""
+    half = str(row.identity["variant"] or "").endswith("-half-a")
+    return row.identity["model"] in _REAL or half
 
 
 @dataclass(frozen=True)
@@ -139,6 +179,7 @@ class Leaderboard:
     missing: tuple[Missing, ...]
     machines: tuple[Row, ...]
     faults: tuple[Fault, ...] = ()
+    clips: tuple[Clips, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document; `rows` has one entry per model and board (NaN becomes null)."""
@@ -171,6 +212,7 @@ def leaderboard(results: Results | Path | str) -> Leaderboard:
         tuple(_absent(row) for row in results.numbers if row["value"] is None and counts(row)),
         tuple(results.machines),
         tuple(_fault(row) for row in results.numbers if row["metric"] in FAULTS),
+        shown_clips(results),
     )
 
 
@@ -238,8 +280,9 @@ def _boards(kind: str, rows: Sequence[Row]) -> list[Board]:
     boards = []
     for key, members in groups.items():
         group = dict(zip(names, key, strict=True))
-        for task, share in _by_task(members):
-            boards.append(_board(kind, group | {"task": task}, share, own))
+        for task, asked, share in _shares(members):
+            own_group = group | {"task": task, "condition": asked}
+            boards.append(_board(kind, own_group, share, own))
     return boards
 
 
@@ -260,16 +303,28 @@ def _options(row: Row) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _by_task(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
-    """One share per task; reference rows stand in each of them."""
-    references = [row for row in rows if role(row) == "reference"]
-    tasks: dict[str | None, list[Row]] = defaultdict(list)
+def _shares(rows: Sequence[Row]) -> list[tuple[str | None, str | None, list[Row]]]:
+    """(task, condition, rows): one share each.
+
+    Reference rows stand in the share of every task; those under a condition in its share alone.
+    """
+    shares: dict[tuple[str | None, str | None], list[Row]] = defaultdict(list)
+    references: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
-        if role(row) != "reference":
-            tasks[row["task"]].append(row)
-    if not tasks:
-        return [("reference", references)]
-    return [(task, [*own, *references]) for task, own in tasks.items()]
+        if role(row) == "reference":
+            references[condition(row)].append(row)
+        else:
+            shares[(row["task"], condition(row))].append(row)
+    alone = [asked for asked in references if asked not in {known for _, known in shares}]
+    for asked in alone:
+        if asked is not None or not shares:
+            shares[("reference", asked)] = []
+    found = []
+    for (task, asked), own in shares.items():
+        free = references[None]
+        given = references[asked] if asked is not None else []
+        found.append((task, asked, [*own, *given, *free]))
+    return found
 
 
 def _board(
@@ -360,7 +415,8 @@ def _placed(row: BoardRow, place: tuple[int, int]) -> BoardRow:
 
 def _board_order(board: Board) -> tuple[Any, ...]:
     """Quality before speed; then data, phase and batch; then as the table of metrics has them."""
-    names, metric, group = list(METRICS), board.metric.name, board.group
+    names = list(dict.fromkeys((*VIDEO_ORDER, *METRICS)))
+    metric, group = board.metric.name, board.group
     place = names.index(metric) if metric in names else len(names)
     stat = STAT_ORDER.index(group["stat"]) if group["stat"] in STAT_ORDER else len(STAT_ORDER)
     phase = str(group.get("phase") or "total")

@@ -37,7 +37,6 @@ _QUALITY = (
     MetricInfo("fid", "FID", "1", DOWN, "Frechet distance of 2015 Inception pool3 features"),
     MetricInfo("kid", "KID", "1", DOWN, "kernel distance (MMD^2) of 2015 Inception features"),
     MetricInfo("isc", "IS", "1", UP, "Inception Score: exp of mean KL(p(y|x) || p(y))"),
-    MetricInfo("fvd", "FVD", "1", DOWN, "Frechet distance of I3D-Kinetics-400 logits"),
     MetricInfo(
         "fd_lite0",
         "FD-lite0",
@@ -54,14 +53,6 @@ _QUALITY = (
         "kernel distance of EfficientNet-Lite0 features",
         proxy=True,
     ),
-    MetricInfo(
-        "fvd_lite0_frames",
-        "FD-lite0 frames",
-        "1",
-        DOWN,
-        "Frechet distance of EfficientNet-Lite0 features over the frames of a clip",
-        proxy=True,
-    ),
     MetricInfo("precision", "precision", "1", UP, "share of samples inside the real manifold"),
     MetricInfo("recall", "recall", "1", UP, "share of real images inside the samples' manifold"),
     MetricInfo("density", "density", "1", UP, "real balls that hold a sample, averaged, over k"),
@@ -71,12 +62,94 @@ _QUALITY = (
     MetricInfo("copy_share", "copies", "1", DOWN, "share of samples too close to a training image"),
     MetricInfo("bits_per_dim", "bits/dim", "bit", DOWN, "negative log2 likelihood per value"),
     MetricInfo("bpd_bound", "bits/dim (bound)", "bit", DOWN, "upper bound on bits per value"),
-    MetricInfo("nats_per_code", "nats/code", "nat", DOWN, "negative log likelihood per code"),
-    MetricInfo("psnr", "PSNR", "dB", UP, "peak signal to noise ratio"),
-    MetricInfo("ssim", "SSIM", "1", UP, "structural similarity"),
     MetricInfo("top1", "top-1", "1", UP, "share of right first answers"),
     MetricInfo("cider_d", "CIDEr-D", "1", UP, "caption consensus over tf-idf n-grams"),
     MetricInfo("tuple_f1", "tuple F1", "1", UP, "F1 of the facts named in a caption"),
+)
+
+# Of clips. Which way of preparing them an FVD goes by is in its name and its protocol's id.
+_VIDEO = (
+    MetricInfo("fvd", "FVD", "1", DOWN, "Frechet distance of I3D-Kinetics-400 logits"),
+    MetricInfo("fvd_videogpt", "FVD (VideoGPT)", "1", DOWN, "FVD as VideoGPT's code computes it"),
+    MetricInfo(
+        "fvd_styleganv", "FVD (StyleGAN-V)", "1", DOWN, "FVD as StyleGAN-V's code computes it"
+    ),
+    MetricInfo("fvd_cdfvd", "FVD (cd-fvd)", "1", DOWN, "FVD as the package cd-fvd computes it"),
+    MetricInfo("r_fvd", "R-FVD", "1", DOWN, "FVD of a tokenizer's reconstructions, VideoGPT's way"),
+    MetricInfo(
+        "fvd_star",
+        "FVD to reconstructions",
+        "1",
+        DOWN,
+        "VideoGPT's FVD*: between samples and a tokenizer's reconstructions of real clips",
+    ),
+    MetricInfo(
+        "fvd_lite0_frames",
+        "FD-lite0 clips",
+        "1",
+        DOWN,
+        "Frechet distance of EfficientNet-Lite0 features of frames and of their change",
+        proxy=True,
+    ),
+    MetricInfo(
+        "r_fvd_lite0_frames",
+        "R-FD-lite0 clips",
+        "1",
+        DOWN,
+        "the same between a tokenizer's reconstructions and the real clips",
+        proxy=True,
+    ),
+    MetricInfo(
+        "fvd_star_lite0_frames",
+        "FD-lite0 clips to reconstructions",
+        "1",
+        DOWN,
+        "the same between samples and a tokenizer's reconstructions of real clips",
+        proxy=True,
+    ),
+    MetricInfo("fid_frames", "FID of frames", "1", DOWN, "FID over every frame of the clips"),
+    MetricInfo(
+        "fd_lite0_frames",
+        "FD-lite0 frames",
+        "1",
+        DOWN,
+        "Frechet distance of EfficientNet-Lite0 features over every frame",
+        proxy=True,
+    ),
+    MetricInfo("isc_video", "IS (C3D)", "1", UP, "Inception Score from C3D's UCF-101 classes"),
+    MetricInfo("psnr", "PSNR", "dB", UP, "peak signal to noise ratio of predicted frames"),
+    MetricInfo("ssim", "SSIM", "1", UP, "structural similarity of predicted frames"),
+    MetricInfo(
+        "psnr_reconstruction",
+        "PSNR of reconstructions",
+        "dB",
+        UP,
+        "peak signal to noise ratio of a tokenizer's reconstructions",
+    ),
+    MetricInfo(
+        "ssim_reconstruction",
+        "SSIM of reconstructions",
+        "1",
+        UP,
+        "structural similarity of a tokenizer's reconstructions",
+    ),
+    MetricInfo(
+        "diversity",
+        "diversity",
+        "1",
+        NEITHER,
+        "mean difference of two draws under one condition, 0..255",
+    ),
+    MetricInfo(
+        "flicker", "flicker", "1", NEITHER, "mean difference of successive frames, 0..255; ours"
+    ),
+    MetricInfo("action_accuracy", "actions obeyed", "1", UP, "share of clips that do as told"),
+    MetricInfo("class_obeyed", "class obeyed", "1", UP, "share of clips of the class asked for"),
+    MetricInfo(
+        "caption_obeyed", "caption obeyed", "1", UP, "share of clips that show what they are told"
+    ),
+    MetricInfo("nats_per_code", "nats/code", "nat", DOWN, "negative log likelihood per code"),
+    MetricInfo("code_usage", "code usage", "1", UP, "share of the codebook that is used"),
 )
 
 _PERFORMANCE = (
@@ -86,9 +159,20 @@ _PERFORMANCE = (
         "img/s",
         UP,
         "samples per second of wall time, steady state",
-        other_units=("clip/s", "frame/s", "token/s", "step/s", "1/s"),
+        other_units=("clips/s", "clip/s", "frame/s", "token/s", "step/s", "1/s"),
     ),
     MetricInfo("latency", "latency", "s", DOWN, "time of one call"),
+    MetricInfo("clip_seconds", "time per clip", "s", DOWN, "of steady throughput"),
+    MetricInfo("frame_rate", "frame rate", "frame/s", UP, "frames drawn per second"),
+    MetricInfo("token_rate", "code rate", "token/s", UP, "codes drawn per second"),
+    MetricInfo("mem_cache", "key and value cache", "B", DOWN, "of the batch that is drawn"),
+    MetricInfo(
+        "first_frame",
+        "first frame",
+        "s",
+        DOWN,
+        "time to a preview: the first latent step drawn and decoded",
+    ),
     MetricInfo("mem_alloc_peak", "peak allocated", "B", DOWN, "live tensors on the device, peak"),
     MetricInfo("mem_reserved_peak", "peak reserved", "B", DOWN, "allocator segments, peak"),
     MetricInfo("mem_device_used_peak", "peak used on device", "B", DOWN, "all users, peak"),
@@ -153,6 +237,22 @@ _FAULTS = (
         "1",
         DOWN,
         "files of a data set that could not be used; `metric_opts` names them",
+        exact=True,
+    ),
+    MetricInfo(
+        "short_files",
+        "short files",
+        "1",
+        DOWN,
+        "videos with fewer frames than a clip needs, left out; `metric_opts` names them",
+        exact=True,
+    ),
+    MetricInfo(
+        "uneven_files",
+        "uneven files",
+        "1",
+        DOWN,
+        "videos whose frames are unevenly far apart in time; `metric_opts` names them",
         exact=True,
     ),
     MetricInfo(
@@ -270,8 +370,8 @@ _KERNEL_RUNS = (
 )
 
 _NOT_QUALITY = (*_PERFORMANCE, *_TRAINING, *_FAULTS, *_KERNELS, *_KERNEL_RUNS)
-METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_NOT_QUALITY)}
-QUALITY = tuple(m.name for m in _QUALITY)
+METRICS: dict[str, MetricInfo] = {m.name: m for m in (*_QUALITY, *_VIDEO, *_NOT_QUALITY)}
+QUALITY = tuple(m.name for m in (*_QUALITY, *_VIDEO))
 NOT_QUALITY = frozenset(m.name for m in _NOT_QUALITY)
 FAULTS = tuple(m.name for m in _FAULTS)
 

@@ -11,6 +11,8 @@ IDENTITY = ("model", "weights", "variant", "dtype", "attention", "compile_mode",
 
 
 ROLES = ("ranked", "untrained", "reference")
+VIDEO_TASK = "video-generation"
+CONDITIONS = ("class", "frames", "text", "actions")
 
 
 def role(row: Row) -> str:
@@ -25,6 +27,31 @@ def role(row: Row) -> str:
 def untrained(row: Row) -> bool:
     """True for a model with the weights it was initialised with."""
     return "untrained" in (row["weights"], row["variant"])
+
+
+def by_role(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of trained models, then of untrained ones, then of references; low seeds first."""
+
+    def order(run: Row) -> tuple[int, str, int]:
+        place = 2 if role(run) == "reference" else 1 if untrained(run) else 0
+        return (place, run["model"] or "", run["seed"] or 0)
+
+    return sorted(runs, key=order)
+
+
+def is_clips(row: Row) -> bool:
+    """True if what was measured are clips, not pictures."""
+    return row["task"] == VIDEO_TASK or str(row["resolution"] or "").count("x") == 3
+
+
+def condition(row: Row) -> str | None:
+    """What samples were asked for, as in `class+frames`; None for nothing.
+
+    It stands first in the variant (`text guidance=2.0`); how they were drawn, which follows, is no
+    condition: two ways to draw may be compared.
+    """
+    first = (row["variant"] or "").partition(" ")[0]
+    return first if first and set(first.split("+")) <= set(CONDITIONS) else None
 
 
 def label(row: Row, distinguishing: Iterable[str] = ()) -> str:
@@ -52,11 +79,12 @@ def _name(facts: Mapping[str, Any], its_role: str, distinguishing: Iterable[str]
     for name in distinguishing:
         value = facts.get(name)
         if value and name != "model" and value not in ("untrained", "none", "contiguous"):
-            extra.append(_short(value))
+            extra.append(short(value))
     return " ".join([facts["model"] or "(no model)", *extra])
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Weights without all but the start of a hash."""
     head, colon, rest = str(text).partition(":")
     if colon and len(rest) >= 32 and all(sign in "0123456789abcdef" for sign in rest):
         return f"{head}:{rest[:8]}"

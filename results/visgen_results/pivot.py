@@ -9,14 +9,17 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from visgen_results.clips import clip_count
 from visgen_results.display import Scale, scale
-from visgen_results.leaderboard import INSIDE_WARNING, PROXY_WARNING, Board, BoardRow
+from visgen_results.leaderboard import INSIDE_WARNING, PROXY_WARNINGS, Board, BoardRow
 from visgen_results.naming import ROLES, distinguishing, label_of
 
-QUALITY_SECTION = ("dataset", "split", "resolution", "task", "machine_id", "n", "n_ref")
+QUALITY_SECTION = (
+    "dataset", "split", "resolution", "task", "condition", "machine_id", "n", "n_ref",
+)  # fmt: skip
 PERFORMANCE_SECTION = (
-    "dataset", "resolution", "task", "phase", "batch_size", "machine_id", "device_name",
-    "device_type", "n_devices", "threads", "dtype", "torch", "driver",
+    "dataset", "resolution", "task", "condition", "phase", "batch_size", "machine_id",
+    "device_name", "device_type", "n_devices", "threads", "dtype", "torch", "driver",
 )  # fmt: skip
 _HEADLINES = ("throughput", "latency")
 
@@ -57,7 +60,7 @@ class Pivot:
     def warnings(self) -> tuple[str, ...]:
         """Each warning once; that of a proxy says what the other one says, and more."""
         found = dict.fromkeys(c.board.warning for c in self.columns if c.board.warning)
-        if PROXY_WARNING in found:
+        if found.keys() & set(PROXY_WARNINGS):
             found.pop(INSIDE_WARNING, None)
         return tuple(found)
 
@@ -73,9 +76,13 @@ def pivots(boards: Sequence[Board]) -> list[Pivot]:
     sections: dict[tuple[Any, ...], list[Board]] = defaultdict(list)
     for board in boards:
         names = QUALITY_SECTION if board.kind == "quality" else PERFORMANCE_SECTION
-        facts = tuple((name, board.group.get(name)) for name in names)
-        if board.kind == "quality":  # metrics without a reference stand beside those with one
-            facts = tuple(fact for fact in facts if fact[0] != "n_ref")
+        group = board.group
+        if board.kind == "quality":
+            # Metrics without a reference stand beside those with one, and metrics over all frames
+            # of the clips beside those over the clips.
+            names = tuple(name for name in names if name != "n_ref")
+            group = group | {"n": clip_count(group)}
+        facts = tuple((name, group.get(name)) for name in names)
         sections[(board.kind, facts)].append(board)
     found = []
     for (kind, facts), members in sections.items():

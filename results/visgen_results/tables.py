@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from visgen_results import wording
+from visgen_results.clips import Clips
 from visgen_results.display import escape_markdown, plain, rank
-from visgen_results.leaderboard import PROXY_WARNING, Board, BoardRow, Leaderboard, Missing
+from visgen_results.leaderboard import PROXY_WARNINGS, Board, BoardRow, Leaderboard, Missing
 from visgen_results.pivot import Column, Pivot, pivots
 
 SMALLEST_WIDTH = 72
 LABEL_WIDTH = 38
 HEADING_WIDTH = 32
 _REFERENCE = " (reference)"
+CLIPS_HEADING = "Frames of clips"
 # a terminal shows the headline numbers; Markdown, JSON and the report have all of them
 _TERMINAL_SPEED = {
     ("throughput", "value"), ("latency", "p50"), ("latency", "p95"), ("mem_alloc_peak", "value"),
@@ -46,9 +48,20 @@ def to_text(board: Leaderboard, width: int = 100) -> str:
     for heading, entries in (("Failed and skipped", board.failures), ("No number", board.missing)):
         if entries:
             lines += [heading, "-" * len(heading), *_text_missing(entries, width), ""]
+    if board.clips:
+        lines += [CLIPS_HEADING, "-" * len(CLIPS_HEADING)]
+        for clips in board.clips:
+            text = f"{_data_of(clips)}: {clips.caption}: {clips.sheet} (real: {clips.real_sheet})"
+            lines += _wrap(text, width)
+        lines.append("")
     for line in wording.machine_lines(board):
         lines += _wrap(line, width)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _data_of(clips: Clips) -> str:
+    """Data and split of a quality cell."""
+    return ", ".join(str(clips.run[n]) for n in ("dataset", "split") if clips.run[n])
 
 
 def _place(pivot: Pivot) -> tuple[str, str]:
@@ -90,7 +103,7 @@ def _text_section(tables: Sequence[Pivot], width: int) -> list[str]:
             lines += ["", *_text_block(pivot, block, names, with_rank=number == 0)]
         lines.append("")
         for warning in pivot.warnings:
-            notes[f"* {warning}" if warning == PROXY_WARNING else warning] = None
+            notes[f"* {warning}" if warning in PROXY_WARNINGS else warning] = None
         for index in chosen:
             notes[f"{pivot.columns[index].heading}: {wording.note(pivot.columns[index])}"] = None
         if any(row.role != "ranked" for row in pivot.rows):
@@ -213,6 +226,13 @@ def to_markdown(board: Leaderboard) -> str:
             cells = (what, status, plain(reason, 300), ", ".join(names))
             lines.append("| " + " | ".join(escape_markdown(cell) for cell in cells) + " |")
         lines.append("")
+    if board.clips:
+        lines += [f"## {CLIPS_HEADING}", "", "Paths are relative to the result folder.", ""]
+        lines += ["| data | clips | samples | real clips |", "|---|---|---|---|"]
+        for clips in board.clips:
+            cells = (_data_of(clips), clips.caption, clips.sheet, clips.real_sheet)
+            lines.append("| " + " | ".join(escape_markdown(cell) for cell in cells) + " |")
+        lines.append("")
     lines += [f"- {escape_markdown(line)}" for line in wording.machine_lines(board)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -251,6 +271,7 @@ def to_dict(board: Leaderboard) -> dict[str, Any]:
         "failures": [dict(entry.__dict__) for entry in board.failures],
         "missing": [dict(entry.__dict__) for entry in board.missing],
         "faults": [dict(entry.__dict__) for entry in board.faults],
+        "clips": [clips.to_dict() for clips in board.clips],
         "machines": [
             {key: value.isoformat() if hasattr(value, "isoformat") else value
              for key, value in row.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from visgen_results.display import plain
 from visgen_results.leaderboard import Board, BoardRow, Fault, Leaderboard, Missing
+from visgen_results.naming import is_clips
 from visgen_results.pivot import Column, Pivot
 
 UNRANKED_NOTE = "Untrained and reference rows are shown for scale and are not ranked."
@@ -39,13 +40,17 @@ def title(pivot: Pivot) -> str:
         parts = [facts["dataset"] or "no data set"]
         if facts["split"]:
             parts.append(f"{facts['split']} split")
+        clips = is_clips(facts)
         if facts["n"] is not None:
-            parts.append(f"{facts['n']:,} samples")
+            parts.append(f"{facts['n']:,} {'clips' if clips else 'samples'}")
+        if clips or facts["condition"]:
+            parts.append(f"condition {facts['condition'] or 'none'}")
         return ", ".join(plain(part) for part in parts)
     batch = "" if facts["batch_size"] is None else f", batch {facts['batch_size']}"
     phase = facts["phase"] or "total"
     data = f", {facts['dataset']}" if facts["dataset"] else ""
-    return plain(f"{phase}{batch}, {facts['dtype'] or 'dtype not recorded'}{data}")
+    asked = f", condition {facts['condition']}" if facts["condition"] else ""
+    return plain(f"{phase}{batch}, {facts['dtype'] or 'dtype not recorded'}{data}{asked}")
 
 
 def setting(pivot: Pivot) -> str:
@@ -72,13 +77,25 @@ def note(column: Column) -> str:
     if board.kind == "quality":
         if group.get("n_ref"):
             parts.append(f"against {group['n_ref']:,} real")
-        parts += [group.get("protocol"), group.get("extractor")]
+        parts += [group.get("protocol"), group.get("extractor"), floor(column)]
     else:
         parts += [group.get("timing_method"), f"L2 {group['l2']}" if group.get("l2") else None]
     if group.get("predicted"):
         parts.append("predicted by a model, not measured")
     parts.append(intervals(board))
     return plain("; ".join(str(part) for part in parts if part))
+
+
+def floor(column: Column) -> str:
+    """What real samples score at the same counts: `floor 12.3`; empty where nobody asked.
+
+    Where higher is better it is what real samples reach, and no floor.
+    """
+    row = column.board.floor
+    if row is None:
+        return ""
+    name = "floor" if column.board.metric.higher_is_better is False else "real samples"
+    return f"{name} {column.scale.show(row.value)}"
 
 
 def direction(board: Board) -> str:

@@ -112,7 +112,7 @@ def test_a_plan_writes_nothing(invoke, tmp_path: Path) -> None:
         (("run", "quick", "--devices", "0-x"), "0-3,5"),
         (("run", "quick", "--only", "nothing"), "leave no cell"),
         (("describe", "fd_lite"), 'nearest: "fd_lite0"'),
-        (("convert",), "not built yet"),
+        (("convert", "dalle", "x", "--out", "y.safetensors"), 'knows no "dalle"'),
         (("kernels", "static", "--target", "sm90"), 'nearest: "sm_90"'),
         (("compare", "nowhere", "elsewhere"), "nowhere"),
         (("report", "nowhere"), "nowhere"),

@@ -37,6 +37,7 @@ class Folder:
         kind: str = "quality",
         status: str = "ok",
         series: dict[str, list[float]] | None = None,
+        series_phase: str = "total",
         common: dict[str, Any] | None = None,
         **columns: Any,
     ) -> str:
@@ -65,7 +66,7 @@ class Folder:
         if rows:
             self.store.append("metrics", rows, kind=kind, run_id=run_id)
         curves = [
-            {"metric": name, "phase": "total", "rank": -1, "block": 0, "iter": i, "value": v}
+            {"metric": name, "phase": series_phase, "rank": -1, "block": 0, "iter": i, "value": v}
             for name, values in (series or {}).items()
             for i, v in enumerate(values)
         ]

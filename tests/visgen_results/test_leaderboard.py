@@ -7,17 +7,25 @@ import pytest
 from visgen_results.leaderboard import (
     INSIDE_WARNING,
     PROXY_WARNING,
+    VIDEO_PROXY_WARNING,
     Board,
     BoardRow,
     gates,
     leaderboard,
 )
+from visgen_results.pivot import pivots
 from visgen_results.reading import read_results
+from visgen_results.wording import floor, note, title
 
 LITE0 = {
     "n": 1000, "n_ref": 360, "protocol": "fd_lite0-v1", "extractor": "efficientnet-lite0-64",
     "comparable": False,
 }  # fmt: skip
+
+CLIPS: dict[str, Any] = {
+    "task": "video-generation", "resolution": "16x3x32x32", "dataset": "moving-digits",
+}  # fmt: skip
+REAL: dict[str, Any] = {"model": "real-videos", "family": "reference", "weights": "fit"}
 
 
 def seeds(folder: Any, model: str, values: list[float], **columns: Any) -> None:
@@ -282,3 +290,106 @@ def test_the_json_document_is_strict_and_complete(folder: Any) -> None:
     assert (b["value"], b["not_finite"]) == (None, "nan")
     assert document["failures"][0]["status"] == "timeout"
     assert document["machines"][0]["cpu_model"] == "Example CPU 3.0 GHz"
+
+
+def test_clips_under_other_conditions_are_never_ranked_together(folder: Any) -> None:
+    asked = ("class+frames", "text guidance=2.0", "text top_k=8", None, "top_k=8", "cb4b3584")
+    for number, variant in enumerate(asked):
+        folder.run({"psnr": float(number)}, model=f"m{number}", variant=variant, **CLIPS)
+    found = {
+        board.group["condition"]: sorted((row.identity["model"], row.rank) for row in board.rows)
+        for board in leaderboard(folder.root).boards
+    }
+    assert {asked: [model for model, _ in rows] for asked, rows in found.items()} == {
+        "class+frames": ["m0"], "text": ["m1", "m2"], None: ["m3", "m4", "m5"],
+    }  # fmt: skip
+    assert found["class+frames"][0][1] == (1, 1)
+
+
+def test_speeds_under_other_conditions_are_never_ranked_together(folder: Any) -> None:
+    row = {"metric": "throughput", "value": 3.0, "unit": "clips/s", "phase": "sample"}
+    for variant in ("text", "class"):
+        folder.run([row], kind="performance", variant=variant, batch_size=4, **CLIPS)
+    found = leaderboard(folder.root)
+    assert [len(board.rows) for board in found.boards] == [1, 1]
+    assert [title(table) for table in pivots(found.boards)] == [
+        "sample, batch 4, fp32, moving-digits, condition class",
+        "sample, batch 4, fp32, moving-digits, condition text",
+    ]
+    assert "throughput [clips/s]" in found.to_text()
+
+
+def test_a_reference_that_nothing_is_asked_of_stands_under_every_condition(folder: Any) -> None:
+    folder.run({"psnr": 1.0}, variant="text", model="a", **CLIPS)
+    folder.run({"psnr": 1.0}, variant="frames", model="b", **CLIPS)
+    folder.run({"psnr": 1.0}, **CLIPS, **REAL)
+    copied = {"model": "copy-last-frame", "family": "reference", "weights": "fit"}
+    folder.run({"psnr": 1.0}, variant="frames", **CLIPS, **copied)
+    folder.run({"psnr": 1.0}, variant="class", **CLIPS, **(copied | {"model": "classes"}))
+    found = {
+        board.group["condition"]: sorted(str(row.identity["model"]) for row in board.rows)
+        for board in leaderboard(folder.root).boards
+    }
+    assert found == {
+        "text": ["a", "real-videos"],
+        "frames": ["b", "copy-last-frame", "real-videos"],
+        "class": ["classes", "real-videos"],
+    }
+
+
+def test_metrics_of_clips_stand_in_the_order_in_which_people_look(folder: Any) -> None:
+    order = [
+        "fvd", "fvd_lite0_frames", "fd_lite0_frames", "r_fvd_lite0_frames",
+        "fvd_star_lite0_frames", "class_obeyed", "caption_obeyed", "action_accuracy", "psnr",
+        "ssim", "diversity", "nats_per_code", "code_usage",
+    ]  # fmt: skip
+    folder.run(dict.fromkeys(sorted(order), 1.0), **CLIPS)
+    assert [board.metric.name for board in leaderboard(folder.root).boards] == order
+
+
+def test_numbers_over_frames_stand_beside_those_over_clips(folder: Any) -> None:
+    rows = [
+        {"metric": "fvd_lite0_frames", "value": 1.0, "n": 24},
+        {"metric": "fd_lite0_frames", "value": 2.0, "n": 24 * 16},
+    ]
+    folder.run(rows, **CLIPS)
+    (table,) = pivots(leaderboard(folder.root).boards)
+    assert title(table) == "moving-digits, test split, 24 clips, condition none"
+    assert [cell.n for cell in table.rows[0].cells if cell] == [24, 384]
+
+
+def test_the_floor_stands_beside_the_scores_of_its_own_count(folder: Any) -> None:
+    for n, value in ((24, 3.0), (48, 1.5)):
+        common = LITE0 | {"n": n}
+        folder.run({"fvd_lite0_frames": 9.0, "ssim": 0.5}, common=common, **CLIPS)
+        real = {"fvd_lite0_frames": value, "ssim": 0.25}
+        folder.run(real, common=common, cell_key=f"real-{n}", **CLIPS, **REAL)
+    tables = pivots(leaderboard(folder.root).boards)
+    said = {table.facts["n"]: [floor(column) for column in table.columns] for table in tables}
+    assert said == {
+        24: ["floor 3", "real samples 0.2500"],
+        48: ["floor 1.500", "real samples 0.2500"],
+    }
+    assert "floor 3; " in note(next(t for t in tables if t.facts["n"] == 24).columns[0])
+
+
+def test_a_board_without_real_samples_has_no_floor(folder: Any) -> None:
+    folder.run({"psnr": 1.0}, **CLIPS)
+    folder.run({"psnr": 1.0}, **CLIPS, **(REAL | {"model": "mean-clip"}))
+    assert only_board(folder).floor is None
+
+
+def test_proxies_of_clips_say_that_they_are_no_fvd(folder: Any) -> None:
+    proxies = ("fvd_lite0_frames", "fd_lite0_frames", "r_fvd_lite0_frames")
+    folder.run(dict.fromkeys(proxies, 1.0) | {"psnr": 1.0}, common=LITE0, **CLIPS)
+    inception = LITE0 | {"extractor": "i3d-400", "comparable": True}
+    folder.run({"fvd": 1.0}, common=inception, model="b", **CLIPS)
+    found = {b.metric.name: b.warning for b in leaderboard(folder.root).boards}
+    assert found == dict.fromkeys(proxies, VIDEO_PROXY_WARNING) | {
+        "psnr": INSIDE_WARNING,
+        "fvd": "",
+    }
+    assert VIDEO_PROXY_WARNING.startswith("Not FVD")
+    assert PROXY_WARNING.startswith("Not FID")
+    first, *_ = pivots(leaderboard(folder.root).boards)
+    assert first.warnings == (VIDEO_PROXY_WARNING,), "said once"

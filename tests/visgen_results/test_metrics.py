@@ -10,7 +10,10 @@ def test_every_name_of_the_design_has_an_entry() -> None:
         "bits_per_dim", "bpd_bound", "nats_per_code", "psnr", "ssim", "top1", "cider_d",
         "tuple_f1", "throughput", "latency", "mem_alloc_peak", "mem_reserved_peak",
         "mem_host_peak", "flops", "flops_dense", "mfu", "params", "energy_j_per_sample",
-        "process_start",
+        "process_start", "fvd_videogpt", "fvd_styleganv", "fvd_cdfvd", "r_fvd", "fvd_star",
+        "r_fvd_lite0_frames", "fvd_star_lite0_frames", "fid_frames", "fd_lite0_frames",
+        "isc_video", "psnr_reconstruction", "ssim_reconstruction", "diversity", "flicker",
+        "action_accuracy", "class_obeyed", "caption_obeyed", "code_usage",
     ):  # fmt: skip
         assert metrics.info(name).name == name
 
@@ -21,6 +24,16 @@ def test_directions_that_everybody_knows() -> None:
     assert metrics.info("isc").label == "IS"
     assert metrics.info("latency").higher_is_better is False
     assert metrics.info("params").higher_is_better is None
+
+
+def test_metrics_of_clips_are_of_quality_and_have_their_direction() -> None:
+    assert {"fvd", "psnr", "code_usage"} <= set(metrics.QUALITY)
+    assert metrics.info("fvd_star").higher_is_better is False
+    assert metrics.info("psnr_reconstruction").unit == "dB"
+    assert metrics.info("action_accuracy").higher_is_better is True
+    assert metrics.info("diversity").higher_is_better is None
+    labels = [entry.label for entry in metrics.METRICS.values()]
+    assert len({label for label in labels if "FVD" in label}) == 6
 
 
 def test_seconds_and_bytes_are_the_only_units_of_time_and_memory() -> None:
@@ -39,7 +52,10 @@ def test_kernels_have_figures_of_their_code_and_of_the_model() -> None:
 
 def test_proxies_are_marked_and_published_names_are_not() -> None:
     proxies = {name for name, entry in metrics.METRICS.items() if entry.proxy}
-    assert proxies == {"fd_lite0", "kid_lite0", "fvd_lite0_frames"}
+    assert proxies == {
+        "fd_lite0", "kid_lite0", "fvd_lite0_frames", "r_fvd_lite0_frames",
+        "fvd_star_lite0_frames", "fd_lite0_frames",
+    }  # fmt: skip
 
 
 def test_unknown_name_gives_the_nearest() -> None:

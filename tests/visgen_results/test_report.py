@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 import subprocess
@@ -34,6 +36,7 @@ class Page(HTMLParser):
         self.frames: list[str] = []  # of every table, the class and focus of what holds it
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.alts: list[str] = []  # of every picture
         self.handlers: list[str] = []
         self.texts: list[str] = []
         self.scripts: list[str] = []
@@ -50,6 +53,8 @@ class Page(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href"):
                 self.addresses.append(value or "")
+            if tag == "img" and name == "alt":
+                self.alts.append(value or "")
             if name.startswith("on"):
                 self.handlers.append(name)
 
@@ -78,6 +83,34 @@ def grid(folder: Any, key: str, *names: str) -> str:
     for name in names:
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(place / name)
     return f"artifacts/{key}"
+
+
+CLIPS: dict[str, Any] = {
+    "task": "video-generation", "resolution": "4x3x8x8", "dataset": "moving-digits",
+    "weights": "zoo:a", "model": "videogpt-tiny",
+}  # fmt: skip
+
+
+def clips(folder: Any, key: str) -> str:
+    """A cell's folder: sheets, and films of four frames."""
+    path = grid(folder, key, "samples.png", "reference.png")
+    pages = [Image.new("RGB", (8, 8), (60 * i, 0, 0)) for i in range(4)]
+    for name in ("samples", "reference"):
+        file = folder.root / path / f"{name}.webp"
+        pages[0].save(file, save_all=True, append_images=pages[1:], duration=125, loop=0)
+    return path
+
+
+def plots(page: Page) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """(traces, layout) of every figure."""
+    found = []
+    for script in page.scripts:
+        if "Plotly.newPlot" in script and len(script) < 10**5:
+            reader, rest = json.JSONDecoder(), script[script.index("Plotly.newPlot") :]
+            traces, end = reader.raw_decode(rest[rest.index("[") :])
+            rest = rest[rest.index("[") + end :]
+            found.append((traces, reader.raw_decode(rest[rest.index("{") :])[0]))
+    return found
 
 
 def quality(folder: Any, model: str = "transgan-tiny", fd: float = 0.5, **columns: Any) -> str:
@@ -307,3 +340,116 @@ def test_two_folders_of_one_name_are_both_shown(folder: Any) -> None:
     text = made(folder).text
     assert text.count("folder:a 11111111") >= 2, "in a table and beneath its picture"
     assert text.count("folder:a 22222222") >= 2
+
+
+def test_a_report_plays_the_clips_beside_the_real_ones(folder: Any) -> None:
+    variant = "class+frames top_k=8"
+    folder.run(
+        {"psnr": 20.0}, artifacts_path=clips(folder, "a"), variant=variant, common={"n": 24},
+        **CLIPS,
+    )  # fmt: skip
+    page = made(folder)
+    kinds = [address.partition(";")[0] for address in page.addresses if address[0] != "#"]
+    assert kinds == ["data:image/webp", "data:image/png"] * 2
+    own = (
+        "videogpt-tiny, weights zoo:a, condition class+frames, sampling top_k=8, n = 24 clips, "
+        "seed 0"
+    )
+    real = "real clips (moving-digits, test, 4x3x8x8)"
+    assert page.alts == [
+        f"film of real clips: {real}; 0.5 s, again and again",
+        f"frames of real clips, one clip a row: {real}",
+        f"film of samples: {own}; 0.5 s, again and again",
+        f"frames of samples, one clip a row: {own}",
+    ]
+    assert f"{real} " in page.text
+    assert own in page.text
+    assert "Films and strips are 0.0 MiB of this page" in page.text
+    assert "Samples beside real images" not in page.text
+    content = base64.b64decode(page.addresses[-2].partition(",")[2])
+    film = Image.open(io.BytesIO(content))
+    assert (film.is_animated, film.n_frames) == (True, 4)  # type: ignore[attr-defined]
+
+
+def test_films_that_are_missing_or_damaged_are_said_and_the_report_is_made(folder: Any) -> None:
+    path = clips(folder, "a")
+    folder.run({"psnr": 20.0}, artifacts_path=path, **CLIPS)
+    film = folder.root / path / "samples.webp"
+    film.write_bytes(film.read_bytes()[:-9])
+    (folder.root / path / "reference.webp").unlink()
+    (folder.root / path / "samples.png").write_bytes(b"")
+    page = made(folder)
+    assert page.tags.count("img") == 1
+    for said in (
+        "not shown: artifacts/a/samples.webp is damaged",
+        "not shown: artifacts/a/reference.webp is not there",
+        "not shown: artifacts/a/samples.png is no PNG file",
+    ):
+        assert said in page.text
+
+
+def test_names_of_clips_are_text_in_captions_and_alternative_texts(folder: Any) -> None:
+    columns = CLIPS | dict.fromkeys(("model", "weights", "variant", "dataset", "split"), ATTACK)
+    numbers: list[dict[str, Any]] = [{"metric": "psnr", "value": 20.0}]
+    curve = {"series": {"psnr": [1.0, 2.0]}, "series_phase": "frames"}
+    folder.run(numbers, artifacts_path=clips(folder, "a"), **columns, **curve)
+    page = made(folder)
+    assert page.handlers == []
+    assert page.tags.count("img") == 4
+    assert page.tags.count("script") == 3  # the library, one figure, sorting
+    assert not any(script.startswith("alert") for script in page.scripts)
+
+
+def test_numbers_a_frame_are_a_chart_with_a_line_for_each_model(folder: Any) -> None:
+    frames = {"series_phase": "frames"}
+    for seed, values in enumerate(([10.0, 8.0], [12.0, 6.0])):
+        folder.run({"psnr": 9.0}, seed=seed, series={"psnr": values}, **CLIPS, **frames)
+    other = CLIPS | {"model": "conv-lstm", "variant": "frames"}
+    folder.run({"psnr": 9.0}, series={"psnr": [5.0, 4.0], "ssim": [0.5, 0.25]}, **other, **frames)
+    page = made(folder)
+    psnr, ssim = plots(page)
+    assert [(trace["name"], trace["x"], trace["y"]) for trace in psnr[0]] == [
+        ("videogpt-tiny", [0, 1], [11.0, 7.0]),
+        ("conv-lstm (frames)", [0, 1], [5.0, 4.0]),
+    ]
+    assert psnr[1]["xaxis"]["title"]["text"] == "frame of the clip (0 is the first)"
+    assert psnr[1]["yaxis"]["title"]["text"] == "PSNR [dB], higher is better"
+    assert ssim[1]["yaxis"]["title"]["text"] == "SSIM, higher is better"
+    assert "Lines under different conditions are not to be ranked." in page.text
+
+
+def test_charts_hold_clips_of_one_count_and_split(folder: Any) -> None:
+    for n, split in ((8, "test"), (16, "test"), (8, "test_comp")):
+        columns = CLIPS | {"split": split, "common": {"n": n}, "series_phase": "frames"}
+        folder.run({"psnr": 9.0}, series={"psnr": [1.0, 2.0]}, **columns)
+    assert [len(traces) for traces, _ in plots(made(folder))] == [1, 1, 1]
+
+
+def test_training_curves_of_two_stages_are_two_figures_with_their_axes(folder: Any) -> None:
+    for stage in ("vqvae", "prior"):
+        folder.run(
+            kind="train", dataset="moving-digits", series={"loss": [2.0, 1.0]}, series_phase=stage
+        )
+    found = [layout for _, layout in plots(made(folder))]
+    assert [layout["xaxis"]["title"]["text"] for layout in found] == ["step", "step"]
+    titles = [layout["yaxis"]["title"]["text"] for layout in found]
+    assert titles == ["prior/loss [nat/code]", "vqvae/loss"]
+
+
+def test_speed_and_quality_of_clips_meet_under_one_condition(folder: Any) -> None:
+    fast = {"metric": "throughput", "value": 3.0, "unit": "clips/s", "phase": "sample"}
+    folder.run({"psnr": 9.0}, variant="text", **CLIPS)
+    folder.run([fast], kind="performance", variant="class", batch_size=4, **CLIPS)
+    assert plots(made(folder)) == []
+    folder.run([fast], kind="performance", variant="text", batch_size=4, **CLIPS)
+    ((_, layout),) = plots(made(folder))
+    assert layout["xaxis"]["title"]["text"] == "throughput, clips/s, batch 4"
+
+
+def test_cells_of_clips_show_their_count_and_the_floor(folder: Any) -> None:
+    real = CLIPS | {"model": "real-videos", "family": "reference", "weights": "fit"}
+    for columns, value in ((CLIPS, 9.0), (real, 3.0)):
+        folder.run({"fvd_lite0_frames": value}, common=LITE0 | {"n": 24}, **columns)
+    text = made(folder).text
+    assert "FD-lite0 clips* floor 3" in text
+    assert text.count("n 24") == 2

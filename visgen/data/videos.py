@@ -138,6 +138,11 @@ class VideoData:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        return self.clip.size
+
     def split(self, name: str) -> Tensor:
         """The int64 indices of a split; raises DataError that lists the splits there are."""
         if name not in self.splits:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from visgen.layers.same_padding import SameConv3d, Strides
 
 DEPTHS = (3, 4, 6, 3)
+WIDTHS = (64, 128, 256)
 _STRIDES: tuple[Strides, ...] = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 1, 1))
 
 
@@ -49,15 +50,20 @@ class FrameBlock(nn.Module):
 class FrameEncoder(nn.Module):
     """Frames -> features that every block of the prior attends to."""
 
-    def __init__(self, channels: int = 240, depths: tuple[int, int, int, int] = DEPTHS) -> None:
-        """`channels` of the last group; those before it have 64, 128 and 256."""
+    def __init__(
+        self,
+        channels: int = 240,
+        depths: tuple[int, int, int, int] = DEPTHS,
+        widths: tuple[int, int, int] = WIDTHS,
+    ) -> None:
+        """`channels` of the last group, `widths` of those before it; the stem is as the first."""
         super().__init__()
-        self.stem = SameConv3d(3, 64, 3, bias=False)
-        self.stem_norm = ChannelNorm(64)
-        widths = (64, 64, 128, 256, channels)
+        self.stem = SameConv3d(3, widths[0], 3, bias=False)
+        self.stem_norm = ChannelNorm(widths[0])
+        channels_of = (widths[0], *widths, channels)
         blocks = []
         for group, (depth, strides) in enumerate(zip(depths, _STRIDES, strict=True)):
-            before, width = widths[group : group + 2]
+            before, width = channels_of[group : group + 2]
             blocks.append(FrameBlock(before, width, strides, project=True))
             blocks += [FrameBlock(width, width, (1, 1, 1), project=False) for _ in range(1, depth)]
         self.blocks = nn.Sequential(*blocks)

@@ -22,11 +22,10 @@ from torch.nn import functional as F
 
 from visgen.layers.positions import AxisPositions
 from visgen.layers.projection import Projection
-from visgen.models.frame_encoder import DEPTHS, FrameEncoder
+from visgen.models.frame_encoder import DEPTHS, WIDTHS, FrameEncoder
 from visgen.seeds import Draws
 from visgen_kernels import BlockList, Causal, Full, attention, attention_decode
 
-_STEP = 16  # queries that one call of the decoding kernel takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class PriorConfig:
     frame_size: int = 64
     frame_channels: int = 240
     frame_depths: tuple[int, int, int, int] = DEPTHS
+    frame_widths: tuple[int, int, int] = WIDTHS
     cross_values: int = 240  # width of cross-attention's values
     words: tuple[str, ...] = ()  # that text may hold; none: no text
     text_tokens: int = 32
@@ -142,12 +142,15 @@ class TokenNorm(nn.Module):
     def forward(self, x: Tensor, affine: Affine) -> Tensor:
         """(b, l, e) -> the same shape and dtype; computed in float32 or wider."""
         wide = x if x.dtype == torch.float64 else x.float()
-        if not self.legacy:
+        scale, shift = (part.to(wide.dtype) for part in affine)
+        if self.legacy:
+            variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
+            normed = (wide - mean) * (1e-5 + variance.rsqrt())
+        elif self.vector:
             normed = F.layer_norm(wide, wide.shape[-1:])
-        else:
-            centred = wide - wide.mean(-1, keepdim=True)
-            normed = centred * (1e-5 + centred.square().mean(-1, keepdim=True).rsqrt())
-        return (normed * affine[0] + affine[1]).to(x.dtype)
+        else:  # one operation for all three
+            return F.layer_norm(wide, wide.shape[-1:], scale, shift).to(x.dtype)
+        return torch.addcmul(shift, normed, scale).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -178,15 +181,16 @@ class SelfAttention(nn.Module):
         )
         return self.out(mixed.flatten(-2))
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, at: int) -> Tensor:
-        """The last n codes (b, n, e) -> (b, n, e); writes theirs into the caches (b, h, l, d)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        keys[:, :, at : at + x.shape[1]] = k.transpose(1, 2)
-        values[:, :, at : at + x.shape[1]] = v.transpose(1, 2)
+    def step(self, x: Tensor, memory: Tensor, lengths: Tensor, at: int) -> Tensor:
+        """The code at `at`: (b, 1, e) -> (b, 1, e).
+
+        memory: (2, b, l, h, e / h), keys and values of the codes before; this one's are written.
+        """
+        packed = self.qkv(x).view(len(x), 1, 3, self.num_heads, -1)
+        memory[:, :, at] = packed[:, 0, 1:].transpose(0, 1)
         blocks = self.mask if isinstance(self.mask, BlockList) else None
-        mixed = attention_decode(
-            q, keys.transpose(1, 2), values.transpose(1, 2), lengths, blocks=blocks
-        )
+        keys, values = memory.unbind()
+        mixed = attention_decode(packed[:, :, 0], keys, values, lengths, blocks=blocks)
         return self.out(mixed.flatten(-2))
 
 
@@ -315,7 +319,8 @@ class Cache:
     """What the blocks keep of the codes before the next one.
 
     Attributes:
-        keys, values: One (b, h, l, e / h) a block, written up to `at`.
+        memory: Keys and values, one (2, b, l, h, e / h) a block, written up to `at`. The codes of a
+            head lie side by side, which the decoding kernel reads fastest.
         places: Positions of all codes, (l, e).
         affines: Scale and shift of every norm, in the order of their use.
         pairs: Keys and values of the conditions, one a block.
@@ -323,8 +328,7 @@ class Cache:
         at: Codes that are known.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    memory: list[Tensor]
     places: Tensor
     affines: list[Affine]
     pairs: list[tuple[Tensor, Tensor]]
@@ -347,7 +351,9 @@ class Prior(nn.Module):
         self.frame_encoder = self.frame_positions = self.text_encoder = self.kinds = None
         if config.frames:
             side = config.frame_size // 4
-            self.frame_encoder = FrameEncoder(config.frame_channels, config.frame_depths)
+            self.frame_encoder = FrameEncoder(
+                config.frame_channels, config.frame_depths, config.frame_widths
+            )
             self.frame_positions = AxisPositions((config.frames, side, side), config.frame_channels)
         if config.words:
             self.text_encoder = TextEncoder(config, implementation)
@@ -455,11 +461,12 @@ class Prior(nn.Module):
     def cache(self, seen: Seen, batch: int, reused: Cache | None = None) -> Cache:
         """An empty cache for clips under these conditions; `reused` lends its memory."""
         config = self.config
-        shape = (batch, config.num_heads, config.tokens, config.width // config.num_heads)
-        if reused is None or reused.keys[0].shape != shape:
-            keys, values = ([self.start.new_empty(shape) for _ in self.blocks] for _ in range(2))
+        heads = config.num_heads
+        shape = (2, batch, heads, config.tokens, config.width // heads)
+        if reused is not None and reused.memory[0].transpose(2, 3).shape == shape:
+            memory = reused.memory
         else:
-            keys, values = reused.keys, reused.values
+            memory = [self.start.new_empty(shape).transpose(2, 3) for _ in self.blocks]
         affines, pairs = [], []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -469,14 +476,14 @@ class Prior(nn.Module):
                 pairs.append(block.cross.keys_and_values(seen.tokens))
         affines.append(self.norm.affine(seen.vector))
         places = self.positions().flatten(0, -2)
-        return Cache(keys, values, places, affines, pairs, seen.hidden)
+        return Cache(memory, places, affines, pairs, seen.hidden)
 
     def step(self, vectors: Tensor | None, cache: Cache) -> Tensor:
         """Logits (b, k) of the code at `cache.at`, which moves on by one.
 
         vectors: (b, d) of the code before it; None at the first.
         """
-        batch = cache.keys[0].shape[0]
+        batch = cache.memory[0].shape[1]
         x = self.start.expand(batch, 1, -1) if vectors is None else self.embed(vectors)[:, None]
         x = x + cache.places[cache.at]
         lengths = torch.full((batch,), cache.at + 1, device=x.device)
@@ -484,9 +491,7 @@ class Prior(nn.Module):
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             y = block.norm1(x, next(affines))
-            x = x + block.attention.step(
-                y, cache.keys[number], cache.values[number], lengths, cache.at
-            )
+            x = x + block.attention.step(y, cache.memory[number], lengths, cache.at)
             if block.cross is not None and block.norm2 is not None:
                 y = block.norm2(x, next(affines))
                 x = x + block.cross(y, cache.pairs[number], cache.hidden)

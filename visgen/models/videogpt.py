@@ -11,7 +11,7 @@ than the model's, window after window: the last codes of one are the first of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,10 @@ class VideoGPTConfig:
 
     vqvae: VQVAEConfig = field(default_factory=VQVAEConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    family: str = "videogpt"
-    task: str = "video-generation"
+    family: ClassVar[str] = "videogpt"
+    task: ClassVar[str] = "video-generation"
+    objectives: ClassVar[tuple[str, ...]] = ("vqvae", "prior")
+    sampling_choices: ClassVar[type[Sampling]] = Sampling
 
     def __post_init__(self) -> None:
         for name in ("grid", "code_dim", "codes"):
@@ -78,6 +80,19 @@ class VideoGPTConfig:
                 f"the prior looks at frames of {self.prior.frame_size} pixels, clips have "
                 f"{self.vqvae.size}; set frame_size to their side."
             )
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What its clips can be asked for; each of them may also be left out."""
+        prior = self.prior
+        given = {"class": prior.classes, "frames": prior.frames}
+        given |= {"text": len(prior.words), "actions": prior.actions}
+        return tuple(name for name, has in given.items() if has)
+
+    @property
+    def context(self) -> int:
+        """First frames that it looks at if they are given."""
+        return self.prior.frames
 
     @property
     def clip_size(self) -> tuple[int, int, int]:
@@ -97,6 +112,11 @@ class VideoGPT(nn.Module):
         self.config, self.clip_size = config, config.clip_size
         self.vqvae: VQVAE = config.vqvae.build(attention)
         self.prior: Prior = config.prior.build(attention)
+
+    @property
+    def code_count(self) -> int:
+        """Codes that there are."""
+        return self.config.vqvae.codes
 
     def networks(self) -> dict[str, nn.Module]:
         """The two parts, trained one after the other."""
@@ -149,6 +169,11 @@ class VideoGPT(nn.Module):
         return self.vqvae.encode(to_unit(clips).to(self.prior.start))
 
     @torch.no_grad()
+    def reconstruct(self, clips: Tensor) -> Tensor:
+        """Clips uint8 (n, T, 3, H, W) -> what their codes keep of them, of the same shape."""
+        return self.decode(self.encode(clips))
+
+    @torch.no_grad()
     def sample_codes(
         self,
         seeds: Tensor,
@@ -157,25 +182,26 @@ class VideoGPT(nn.Module):
         *,
         known: Tensor | None = None,
         stream: str = "codes-0",
+        times: int | None = None,
     ) -> Tensor:
         """Codes int64 (n, t, h, w), of which the first (n, t', h, w) may be known.
 
-        Each code is drawn by inverting the cumulated probabilities at a uniform number of its own
+        `times` stops after so many steps of the latent time; t is then that. Each code is drawn by inverting the cumulated probabilities at a uniform number of its own
         sample and place.
         """
         config, n = self.config.prior, len(seeds)
-        guided = sampling.guidance != 1 and (config.vector or config.looks)
-        seen = self.look(condition, n)
-        if guided:
-            seen = _both(seen, self.prior.look(n))
+        times, rows, columns = times or config.grid[0], *config.grid[1:]
+        seen = self._asked(condition, sampling, n)
+        guided = self._guided(sampling)
         numbers = uniform(seeds, stream, (config.tokens,)).to(self.prior.start.device)
-        codes = torch.empty(n, config.tokens, dtype=torch.int64, device=numbers.device)
+        drawn = times * rows * columns
+        codes = torch.empty(n, drawn, dtype=torch.int64, device=numbers.device)
         start = 0
         if known is not None:
             start = known[0].numel()
             codes[:, :start] = known.flatten(1)
         cache, vectors = self.prior.cache(seen, 2 * n if guided else n), None
-        for place in range(config.tokens):
+        for place in range(drawn):
             if place:
                 vectors = self.vqvae.embed(codes[:, place - 1])
                 vectors = torch.cat([vectors, vectors]) if guided else vectors
@@ -186,7 +212,46 @@ class VideoGPT(nn.Module):
                 under, free = logits.chunk(2)
                 logits = free + sampling.guidance * (under - free)
             codes[:, place] = draw(logits, numbers[:, place], sampling)
-        return codes.view(n, *config.grid)
+        return codes.view(n, times, rows, columns)
+
+    def _guided(self, sampling: Sampling) -> bool:
+        config = self.config.prior
+        return sampling.guidance != 1 and bool(config.vector or config.looks)
+
+    def _asked(self, condition: Condition | None, sampling: Sampling, n: int) -> Seen:
+        """The condition of n samples; with guidance of 2 n, the second half under none."""
+        seen = self.look(condition, n)
+        return _both(seen, self.prior.look(n)) if self._guided(sampling) else seen
+
+    @torch.no_grad()
+    def preview(
+        self, seeds: Tensor, condition: Condition | None = None, sampling: Sampling | None = None
+    ) -> Tensor:
+        """First frames uint8 (n, 3, H, W) before the clip is drawn.
+
+        The first step of the latent time is drawn, repeated for the others, and decoded: the
+        decoder looks at all of a clip, so the frame may change a little when the rest is there.
+        """
+        first = self.sample_codes(seeds, condition, sampling or Sampling(), times=1)
+        return self.decode(first.expand(-1, self.config.prior.grid[0], -1, -1))[:, 0]
+
+    def codes_of(self, condition: Condition | None = None, sampling: Sampling | None = None) -> int:
+        """Codes that are drawn for one clip, those of all its windows."""
+        sampling, (times, rows, columns) = sampling or Sampling(), self.config.prior.grid
+        step = self.config.vqvae.downsample[0]
+        fresh = times - min(sampling.overlap or max(1, times // 2), times - 1)
+        rest = max(0, (sampling.frames or times * step) - times * step)
+        return (times + -(-rest // (fresh * step)) * fresh) * rows * columns
+
+    def cache_bytes(
+        self, n: int, condition: Condition | None = None, sampling: Sampling | None = None
+    ) -> int:
+        """Bytes of the keys and values that n clips keep while they are drawn."""
+        sampling = sampling or Sampling()
+        seen = self._asked(condition, sampling, n)
+        cache = self.prior.cache(seen, 2 * n if self._guided(sampling) else n)
+        kept = [*cache.keys, *cache.values, *(tensor for pair in cache.pairs for tensor in pair)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     @torch.no_grad()
     def nats_per_code(self, clips: Tensor, condition: Condition | None = None) -> Tensor:
@@ -202,21 +267,35 @@ class VideoGPT(nn.Module):
         Raises:
             ValueError: as `generate`.
         """
-        labels, actions = _part(condition, ClassLabel), _part(condition, Actions)
-        frames, text = _part(condition, FirstFrames), _part(condition, Text)
-        device = self.prior.start.device
         self._check(condition, n)
-        words = lengths = None
-        if text is not None:
-            words, lengths = self.words(text)
-        return self.prior.look(
-            n,
-            labels=None if labels is None else labels.labels.to(device),
-            actions=None if actions is None else actions.actions.to(device),
-            frames=None if frames is None else to_unit(frames.frames).to(self.prior.start),
-            words=words,
-            lengths=lengths,
-        )
+        return self.prior.look(n, **self.condition_tensors(condition))
+
+    def condition_tensors(self, condition: Condition | None) -> dict[str, Any]:
+        """The parts of a condition by the names of `Prior.look`'s arguments."""
+        device, found = self.prior.start.device, {}
+        for one in _several(condition):
+            if isinstance(one, ClassLabel):
+                found["labels"] = one.labels.to(device)
+            elif isinstance(one, Actions):
+                found["actions"] = one.actions.to(device)
+            elif isinstance(one, FirstFrames):
+                found["frames"] = to_unit(one.frames).to(self.prior.start)
+            else:
+                found["words"], found["lengths"] = self.words(one)
+        return found
+
+    def work(
+        self, seeds: Tensor, condition: Condition | None = None, sampling: Sampling | None = None
+    ) -> Tensor:
+        """What `generate` computes for a clip of the model's own length, all codes at once.
+
+        The same sums as the cached steps make, on codes that mean nothing: for counting operations.
+        """
+        n, config, sampling = len(seeds), self.config.prior, sampling or Sampling()
+        codes = torch.zeros(n, *config.grid, dtype=torch.int64, device=self.prior.start.device)
+        vectors, seen = self.vqvae.embed(codes), self._asked(condition, sampling, n)
+        self.prior(torch.cat([vectors, vectors]) if self._guided(sampling) else vectors, seen)
+        return self.decode(codes)
 
     def _check(self, condition: Condition | None, n: int) -> None:
         config = self.config.prior
@@ -275,13 +354,10 @@ def draw(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = (logits.float() / sampling.temperature).softmax(-1)
-    probabilities = _kept(probabilities, sampling)
-    cumulated = probabilities.double().cumsum(-1)
-    target = numbers.double()[:, None] * cumulated[:, -1:]
-    chosen = (cumulated <= target).sum(-1)
-    # A product that rounds up to the whole would be past the last code that may be drawn.
-    last = logits.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(chosen, last)
+    cumulated = _kept(probabilities, sampling).double().cumsum(-1)
+    target = numbers.double()[:, None] * cumulated[:, -1:]  # below the whole, as the number below 1
+    chosen = torch.searchsorted(cumulated, target, right=True)[:, 0]  # its probability is not 0
+    return chosen.clamp_(max=logits.shape[-1] - 1)  # only of logits that are not finite
 
 
 def _kept(probabilities: Tensor, sampling: Sampling) -> Tensor:
@@ -397,7 +473,42 @@ _MOVING_MNIST = VideoGPTConfig(
     ),
 )
 
+
+def _tiny(**changes: Any) -> VideoGPTConfig:
+    """Ours, for two cores: clips of 16 x 32 x 32 as 4 x 8 x 8 codes; `changes` are the prior's."""
+    vqvae = VQVAEConfig(
+        size=(32, 32), width=32, inner_width=16, residual_layers=1, code_dim=64, codes=256
+    )
+    prior = PriorConfig(
+        grid=vqvae.grid,
+        code_dim=64,
+        codes=256,
+        width=96,
+        layers=3,
+        dropout=0.0,
+        attention_dropout=0.0,
+        frame_size=32,
+        frame_channels=48,
+        frame_depths=(1, 1, 1, 1),
+        frame_widths=(16, 32, 48),
+        cross_values=48,
+        text_tokens=8,
+        text_layers=2,
+    )
+    return VideoGPTConfig(vqvae=vqvae, prior=replace(prior, **changes))
+
+
+# The words of the moving shapes' captions ("a small red circle moving left").
+_SHAPE_WORDS = (
+    *("a", "small", "large", "red", "green", "blue", "yellow", "magenta", "cyan"),
+    *("circle", "square", "triangle", "moving", "circling"),
+    *("left", "right", "up", "down", "clockwise", "counterclockwise"),
+)
+
 PRESETS = {
+    "videogpt-digits-tiny": _tiny(classes=10, frames=1),
+    "videogpt-shapes-tiny": _tiny(classes=18, words=_SHAPE_WORDS),
+    "videogpt-agent-tiny": _tiny(actions=75, frames=1),
     # Published checkpoints; heads of a prior are not in a file's shapes, its hyper-parameters are.
     "videogpt-bair": _released((4, 2, 2), 64, frames=1, sparse=True),
     "videogpt-ucf101": _released((4, 4, 4), 128, sparse=True),

@@ -74,6 +74,11 @@ class GanRecipe:
         check_policy(self.diffaugment)
 
     @property
+    def differentiates_twice(self) -> bool:
+        """Whether the discriminator's loss holds a gradient of itself."""
+        return self.objective == "wgangp-eps" or self.r1 > 0
+
+    @property
     def kept(self) -> str:
         """The generator is what is used afterwards."""
         return "generator"

@@ -1,4 +1,4 @@
-"""What `generate` gives, checked where it arrives: one uint8 picture a seed, of one size."""
+"""What `generate` gives, checked where it arrives: a uint8 picture or clip a seed, of one size."""
 
 from typing import Any
 
@@ -23,4 +23,26 @@ def check_pictures(pictures: Any, asked: int, model: Any, name: str) -> None:
     raise ValueError(
         f"generate of {name} gave {given} for {asked} seeds; it must give a tensor uint8 "
         f"({', '.join(map(str, wanted))}) (visgen.pixels.to_bytes makes bytes)"
+    )
+
+
+def check_clips(clips: Any, asked: int, model: Any, name: str) -> None:
+    """Raise ValueError unless `clips` is uint8 (asked, t, 3, h, w), with the model's own h and w.
+
+    Args:
+        clips: What `generate` of `model` gave for `asked` seeds.
+        asked: How many seeds it was given.
+        model: Says its `clip_size`, (t, h, w); a sampling choice may make more frames.
+        name: The preset, for the message.
+    """
+    shape = tuple(getattr(clips, "shape", ()))
+    rows, columns = model.clip_size[1:]
+    fits = shape[:1] == (asked,) and shape[2:] == (3, rows, columns)
+    if isinstance(clips, torch.Tensor) and fits and clips.dtype == torch.uint8:
+        return
+    kind = getattr(clips, "dtype", None)
+    given = type(clips).__name__ if kind is None else f"{shape} {kind}"
+    raise ValueError(
+        f"generate of {name} gave {given} for {asked} seeds; it must give a tensor uint8 "
+        f"({asked}, frames, 3, {rows}, {columns}) (visgen.pixels.from_unit makes bytes)"
     )

@@ -26,13 +26,13 @@ def sheet(images: Sequence[Tensor]) -> Tensor:
     """
     if not images:
         raise ValueError("a sheet needs at least one picture.")
-    enlarged = [_enlarge(image) for image in images[:COUNT]]
-    height, width = enlarged[0].shape[1:]
-    rows = -(-len(enlarged) // SIDE)
+    large = [enlarged(image) for image in images[:COUNT]]
+    height, width = large[0].shape[1:]
+    rows = -(-len(large) // SIDE)
     page = torch.full(
         (3, rows * (height + GAP) + GAP, SIDE * (width + GAP) + GAP), BACKGROUND, dtype=torch.uint8
     )
-    for place, image in enumerate(enlarged):
+    for place, image in enumerate(large):
         top = GAP + place // SIDE * (height + GAP)
         left = GAP + place % SIDE * (width + GAP)
         part = image[:, :height, :width]
@@ -40,7 +40,8 @@ def sheet(images: Sequence[Tensor]) -> Tensor:
     return page
 
 
-def _enlarge(image: Tensor) -> Tensor:
+def enlarged(image: Tensor) -> Tensor:
+    """A small picture by a whole factor, pixel by pixel: uint8 (3, h, w)."""
     factor = max(1, -(-LEAST_SIDE // max(image.shape[1:])))
     return F.interpolate(image[None].float(), scale_factor=factor, mode="nearest")[0].byte()
 

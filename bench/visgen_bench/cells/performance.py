@@ -37,6 +37,9 @@ HEADLINES = (
 )
 
 
+FIRST_FRAMES = 5  # calls whose median is reported
+
+
 def run(cell: PerformanceCell, context: Context) -> None:
     """Measure `cell` on this rank; rank 0 writes the rows of all ranks.
 
@@ -135,6 +138,7 @@ def _measure(cell: PerformanceCell, config: Any, report: Report) -> None:
     typical_s = _warm_up(cell, work.call, sync, report)
     _latency(cell, work.call, sync, device, typical_s, report)
     rate = _throughput(cell, work, sync, typical_s, report)
+    _clips(work, rate, sync, report)
     _memory(work, device, report)
     _energy(work, sync, device, report)
     per_sample = _flops(cell, config, report)
@@ -270,7 +274,7 @@ def _throughput(
             work.call, sync, blocks=blocks, iterations=iterations, barrier=barrier
         )
     everyone = report.ranks.gather(own)
-    columns = {"timing_method": "wall_window", "l2": "warm", "unit": "img/s"}
+    columns = {"timing_method": "wall_window", "l2": "warm", "unit": work.unit}
     columns |= _exclusive(neighbours, report)
     together = timing.throughput(everyone, work.samples)
     samples = work.samples * blocks * iterations
@@ -288,6 +292,27 @@ def _throughput(
             alone = timing.throughput([one], work.samples)
             report.statistic("throughput", alone, n=samples, rank=rank, **columns)
     return together.value or 0.0
+
+
+def _clips(work: Any, rate: float, sync: timing.Sync, report: Report) -> None:
+    """What a clip adds: rates of its frames and codes, its seconds, its cache, its first frame.
+
+    The rates are the throughput's; the first frame is a call of its own, the median of several.
+    """
+    found = work.clips
+    if found is None or not rate:
+        return
+    columns = {"timing_method": "wall_window", "l2": "warm"}
+    report.metric("clip_seconds", 1 / rate, **columns)
+    report.metric("frame_rate", rate * found.frames, **columns)
+    if found.tokens:
+        report.metric("token_rate", rate * found.tokens, **columns)
+    if found.cache_bytes is not None:
+        report.metric("mem_cache", float(found.cache_bytes))
+    if found.first_frame is not None:
+        seconds = [timing.timed(found.first_frame, sync)[0] for _ in range(FIRST_FRAMES)]
+        slowest = max(report.ranks.gather(sorted(seconds)[FIRST_FRAMES // 2]))
+        report.metric("first_frame", slowest, n=FIRST_FRAMES, timing_method="wall_sync")
 
 
 def _memory(work: Any, device: str, report: Report) -> None:

@@ -7,12 +7,14 @@ merged in rank order, which gives what one rank gives.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from visgen_bench import media
 from visgen_bench.cell import QualityCell
 from visgen_bench.cells import broken, splits
 from visgen_bench.cells.grid import COUNT, save_sheet
@@ -23,7 +25,30 @@ if TYPE_CHECKING:
     from visgen.data import Data
     from visgen_bench.cells.samples import Source
     from visgen_bench.extractors.opening import Extractors
-    from visgen_bench.metrics.evaluation import ImageEvaluation, MetricValue, ReferenceStatistics
+    from visgen_bench.metrics.evaluation import Evaluation, MetricValue, ReferenceStatistics
+
+
+class Scoring(Protocol):
+    """How samples of one medium are compared with real ones."""
+
+    @property
+    def shown(self) -> int:
+        """Samples that are kept for people to look at."""
+        ...
+
+    def prepare(self, metrics: Sequence[str], extractors: "Extractors", cache: Path) -> Any: ...
+
+    def evaluation(
+        self, metrics: Sequence[str], reference: Any, samples: int, folder: Path
+    ) -> Any: ...
+
+    def add(self, evaluation: Any, batch: Tensor, indices: Tensor, /) -> None: ...
+
+    def save_shown(self, folder: Path, shown: Sequence[Tensor]) -> None: ...
+
+    def save_reference(self, folder: Path) -> None: ...
+
+    def report(self, evaluation: Any, context: Context) -> None: ...
 
 
 def run_quality(cell: QualityCell, context: Context) -> None:
@@ -33,37 +58,104 @@ def run_quality(cell: QualityCell, context: Context) -> None:
         Unavailable: if not one of the metrics can be computed here; says why for each.
         CheckpointError: for weights that do not fit.
     """
-    from visgen.data import open_data
     from visgen_bench.presets import config_of
 
     ranks = Ranks(context)
     extractors = _extractors(cell, context)
     possible, reasons = _possible(cell, context, extractors, ranks)
-    data = open_data(cell.data, root=context.data_root, offline=context.offline)
-    reference = _reference(cell, context, data, possible, extractors, ranks)
     config = config_of(cell) if cell.model else None
+    data = media.open_set(cell.data, cell, config, root=context.data_root, offline=context.offline)
+    source, scoring = _scoring(cell, config, data, context)
+    reference = _reference(cell, context, scoring, possible, extractors, ranks)
     from visgen_bench.cells import seeding
-    from visgen_bench.cells.samples import FolderSource, source_of
 
-    source = source_of(cell, config, data, context)
     samples = source.count if context.limit is None else min(source.count, context.limit)
     if ranks.first:
         broken.report(data, context, phase="data")
-        if isinstance(source, FolderSource):
-            broken.report(source.data, context, phase="images")
+        if (own := getattr(source, "data", None)) is not None:
+            broken.report(own, context, phase="images")
         _report_weights(source, context)
-        _save_reference_sheet(context.artifacts / "reference.png", data, cell)
+        scoring.save_reference(context.artifacts)
     first: dict[int, Tensor] = {}
-    evaluation = _evaluated(cell, context, source, reference, possible, samples, ranks, first)
+    evaluation = _evaluated(
+        cell, context, source, scoring, reference, possible, samples, ranks, first
+    )
     if not ranks.first:
         return
     seeding.report(source, evaluation, first, context)
     for value in evaluation.results():
         _report(value, context, limited=context.limit is not None and samples < source.count)
+    scoring.report(evaluation, context)
     for metric, reason in reasons.items():
         context.metric(metric, None, reason=reason, comparable=False)
     context.provenance(artifacts_path=f"artifacts/{context.spec_key}")
     shutil.rmtree(context.state, ignore_errors=True)
+
+
+def _scoring(
+    cell: QualityCell, config: Any, data: Any, context: Context
+) -> "tuple[Source, Scoring]":
+    """The cell's samples, and how they are scored."""
+    if media.is_video(cell.data):
+        from visgen_bench.cells import video_quality
+
+        source = video_quality.source_of(cell, config, data, context)
+        return source, video_quality.ClipScoring(cell, data, source)
+    from visgen_bench.cells import samples
+
+    return samples.source_of(cell, config, data, context), PictureScoring(cell, data)
+
+
+class PictureScoring:
+    """How pictures are compared with a split of real ones."""
+
+    shown = COUNT
+
+    def __init__(self, cell: QualityCell, data: "Data") -> None:
+        self.cell, self.data = cell, data
+
+    def prepare(
+        self, metrics: Sequence[str], extractors: "Extractors", cache: Path
+    ) -> "ReferenceStatistics":
+        """Statistics of the real images."""
+        from visgen_bench.metrics.evaluation import ReferenceStatistics
+
+        images = real_images(self.data, self.cell.split, self.cell.reference)
+        train = real_images(self.data, "train") if "copy_share" in metrics else None
+        return ReferenceStatistics.prepare(
+            metrics, images, train=train, extractors=extractors, cache=cache
+        )
+
+    def evaluation(
+        self,
+        metrics: Sequence[str],
+        reference: "ReferenceStatistics",
+        samples: int,
+        folder: Path,
+    ) -> "Evaluation":
+        """A new evaluation of so many samples."""
+        from visgen_bench.metrics.evaluation import Evaluation
+
+        return Evaluation(metrics, reference, samples=samples, folder=folder)
+
+    def add(self, evaluation: "Evaluation", batch: Tensor, indices: Tensor) -> None:
+        """Score pictures."""
+        evaluation.update(batch, indices)
+
+    def save_shown(self, folder: Path, shown: Sequence[Tensor]) -> None:
+        """The samples, as a sheet."""
+        save_sheet(folder / "samples.png", shown)
+
+    def save_reference(self, folder: Path) -> None:
+        """The first real images of the split, as a sheet."""
+        from visgen_bench.cells.samples import pictures
+
+        chosen = splits.indices(self.data, self.cell.split)[:COUNT]
+        found = [image for batch in pictures(self.data, chosen, batch=COUNT) for image in batch]
+        save_sheet(folder / "reference.png", found)
+
+    def report(self, evaluation: "Evaluation", context: Context) -> None:
+        """Pictures have nothing beside their metrics."""
 
 
 def _extractors(cell: QualityCell, context: Context) -> "Extractors":
@@ -117,44 +209,35 @@ def _fault(metric: str, extractors: "Extractors") -> str | None:
 def _reference(
     cell: QualityCell,
     context: Context,
-    data: "Data",
+    scoring: Scoring,
     metrics: list[str],
     extractors: "Extractors",
     ranks: Ranks,
-) -> "ReferenceStatistics":
-    """Statistics of the real images; rank 0 computes them and the others read what it stored."""
-    from visgen_bench.metrics.evaluation import ReferenceStatistics
-
-    images = real_images(data, cell.split)
-    train = real_images(data, "train") if "copy_share" in metrics else None
+) -> Any:
+    """Statistics of the real samples; rank 0 computes them and the others read what it stored."""
     cache = context.root / "cache" / "reference"
-
-    def prepare() -> ReferenceStatistics:
-        return ReferenceStatistics.prepare(
-            metrics, images, train=train, extractors=extractors, cache=cache
-        )
-
     if ranks.first:
-        context.progress(f"reference statistics: {cell.data}, {cell.split}, {images.n} images")
-        found = prepare()
+        context.progress(f"reference statistics: {cell.data}, {cell.split}")
+        found = scoring.prepare(metrics, extractors, cache)
         ranks.barrier()
         return found
     ranks.barrier()
-    return prepare()
+    return scoring.prepare(metrics, extractors, cache)
 
 
-def real_images(data: "Data", split: str) -> Any:
-    """A split as a stream of real images; pictures of differing sizes come one by one."""
+def real_images(data: "Data", split: str, most: int | None = None) -> Any:
+    """The first `most` real images of a split; those of differing sizes come one by one."""
     from visgen_bench.cells.samples import pictures
-    from visgen_bench.metrics.evaluation import RealImages
+    from visgen_bench.metrics.evaluation import RealSamples
 
-    indices = splits.indices(data, split)
-    return RealImages(
+    indices = splits.indices(data, split)[:most]
+    return RealSamples(
         batches=lambda: pictures(data, indices, batch=256),
         n=len(indices),
         fingerprint=data.fingerprint,
         split=split,
         image_size=data.size,
+        selection="all" if most is None else f"first {len(indices)}",
     )
 
 
@@ -162,24 +245,24 @@ def _evaluated(
     cell: QualityCell,
     context: Context,
     source: "Source",
-    reference: "ReferenceStatistics",
+    scoring: Scoring,
+    reference: Any,
     metrics: list[str],
     samples: int,
     ranks: Ranks,
     first: dict[int, Tensor],
-) -> "ImageEvaluation":
+) -> Any:
     """Draw what is missing of this rank's share, chunk by chunk; rank 0 gets everybody's.
 
-    `first` takes the first pictures that this rank draws, by index.
+    `first` takes the first samples that this rank draws, by index.
     """
-    from visgen_bench.metrics.evaluation import ImageEvaluation
 
-    def evaluation(rank: int) -> ImageEvaluation:
+    def evaluation(rank: int) -> Any:
         # Weights and code are in the name: what others drew is not gone on from.
         drawn = f"{(source.weights_sha256 or 'none')[:12]}-{context.code_hash[:12]}"
         folder = context.state / f"samples-{samples}-{drawn}" / f"rank-{rank}-of-{ranks.size}"
         folder.mkdir(parents=True, exist_ok=True)
-        return ImageEvaluation(metrics, reference, samples=samples, folder=folder)
+        return scoring.evaluation(metrics, reference, samples, folder)
 
     own = evaluation(ranks.rank)
     if own.restore():
@@ -190,11 +273,11 @@ def _evaluated(
     for start in range(0, samples, cell.chunk):
         chunk = missing[(missing >= start) & (missing < start + cell.chunk)]
         if len(chunk):
-            _draw_chunk(source, chunk, own, shown, first)
+            _draw_chunk(source, scoring, chunk, own, shown, first)
             own.save()
             context.progress(f"samples {start}..{int(chunk[-1])} of {samples}")
     if ranks.first:
-        _save_sheet(context.artifacts / "samples.png", source, shown, min(samples, COUNT))
+        _save_shown(context.artifacts, source, scoring, shown, min(samples, scoring.shown))
     ranks.barrier()
     if ranks.first:
         for rank in range(1, ranks.size):
@@ -207,42 +290,38 @@ def _evaluated(
 
 def _draw_chunk(
     source: "Source",
+    scoring: Scoring,
     indices: Tensor,
-    evaluation: "ImageEvaluation",
+    evaluation: Any,
     shown: list[Tensor],
     first: dict[int, Tensor],
 ) -> None:
-    """Draw and score samples; the run's first pictures, as they come in order, go to `shown`.
+    """Draw and score samples; the run's first ones, as they come in order, go to `shown`.
 
     The first ones of this rank go to `first`, by index.
     """
     from visgen_bench.cells.seeding import REDRAWN
 
     done = 0
-    for images in source.draw(indices):
-        own = indices[done : done + len(images)]
-        evaluation.update(images, own)
-        for index, image in zip(own.tolist(), images, strict=True):
-            if index == len(shown) < COUNT:
-                shown.append(image)
+    for batch in source.draw(indices):
+        own = indices[done : done + len(batch)]
+        scoring.add(evaluation, batch, own)
+        for index, sample in zip(own.tolist(), batch, strict=True):
+            if index == len(shown) < scoring.shown:
+                shown.append(sample)
             if len(first) < REDRAWN:
-                first[index] = image
-        done += len(images)
+                first[index] = sample
+        done += len(batch)
 
 
-def _save_sheet(path: Path, source: "Source", shown: list[Tensor], count: int) -> None:
-    """The sheet of the run's first samples; those that other ranks or attempts drew are redrawn."""
+def _save_shown(
+    folder: Path, source: "Source", scoring: Scoring, shown: list[Tensor], count: int
+) -> None:
+    """The run's first samples; those that other ranks or attempts drew are drawn again."""
     if len(shown) < count:
         rest = torch.arange(len(shown), count)
-        shown = [*shown, *(image for batch in source.draw(rest) for image in batch)]
-    save_sheet(path, shown)
-
-
-def _save_reference_sheet(path: Path, data: "Data", cell: QualityCell) -> None:
-    from visgen_bench.cells.samples import pictures
-
-    chosen = splits.indices(data, cell.split)[:COUNT]
-    save_sheet(path, [image for batch in pictures(data, chosen, batch=COUNT) for image in batch])
+        shown = [*shown, *(sample for batch in source.draw(rest) for sample in batch)]
+    scoring.save_shown(folder, shown)
 
 
 def _report_weights(source: "Source", context: Context) -> None:

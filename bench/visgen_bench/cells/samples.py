@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from visgen.data import Data, DataError, open_data
+from visgen.data.videos import VideoData
 from visgen.seeds import sample_seeds
 from visgen_bench.cell import DEFAULT_SAMPLES, QualityCell
 from visgen_bench.cells import splits
@@ -44,7 +45,9 @@ class FolderSource(Source):
 class ModelSource(Source):
     """A generator's samples."""
 
-    def __init__(self, cell: QualityCell, config: Any, data: Data, context: Context) -> None:
+    def __init__(
+        self, cell: QualityCell, config: Any, data: Data | VideoData, context: Context
+    ) -> None:
         self.cell = cell
         self.count = cell.samples or DEFAULT_SAMPLES
         self.device = cell.device
@@ -52,9 +55,11 @@ class ModelSource(Source):
             self.device = f"{cell.device_type}:{context.rank}"
         self.model = self._built(config, data, context)
 
-    def _built(self, config: Any, data: Data, context: Context) -> Any:
+    def _built(self, config: Any, data: Data | VideoData, context: Context) -> Any:
         cell = self.cell
         if cell.weights == "fit":
+            if isinstance(data, VideoData):
+                return config.fit(data, run_seed=cell.seed).to(self.device)
             train = data.split("train")
             return config.fit(data.images(train), run_seed=cell.seed).to(self.device)
         torch.manual_seed(cell.seed)  # the initial weights of an untrained twin
@@ -84,12 +89,13 @@ class ModelSource(Source):
     def draw(self, indices: Tensor) -> Iterator[Tensor]:
         for part in indices.split(self.cell.batch):
             seeds = sample_seeds(self.cell.seed, part).to(self.device)
-            with self._precision():
+            with self.precision():
                 pictures = self.model.generate(seeds)
             check_pictures(pictures, len(part), self.model, self.cell.model)
             yield pictures.cpu()
 
-    def _precision(self) -> Any:
+    def precision(self) -> Any:
+        """The context that gives the cell's dtype; weights stay float32."""
         if self.cell.dtype == "fp32":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, AUTOCAST[self.cell.dtype])

@@ -18,7 +18,7 @@ from visgen_bench.cells.samples import ModelSource, Source
 from visgen_bench.context import Context
 
 if TYPE_CHECKING:
-    from visgen_bench.metrics.evaluation import ImageEvaluation
+    from visgen_bench.metrics.evaluation import Evaluation
 
 REDRAWN = 8  # samples that are drawn twice
 # Batches of another size change a sample by rounding, hardly ever beyond recognition.
@@ -27,7 +27,7 @@ _HOW = "a sample must depend on its seed alone: take noise from visgen.seeds.nor
 
 
 def report(
-    source: Source, evaluation: "ImageEvaluation", first: Mapping[int, Tensor], context: Context
+    source: Source, evaluation: "Evaluation", first: Mapping[int, Tensor], context: Context
 ) -> None:
     """Write a row for each sign that is seen.
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from visgen.data import Data
+    from visgen.data.videos import VideoData
 
 HALVES = ("half-a", "half-b")
 
 
-def indices(data: "Data", split: str) -> Tensor:
+def indices(data: "Data | VideoData", split: str) -> Tensor:
     """Indices of a split: int64 (n,). `half-a` and `half-b` are equally large and disjoint.
 
     Raises:

@@ -6,13 +6,21 @@ The final weights go to the cell's artifacts, under a name that the planner know
 
 import shutil
 import time
+from typing import TYPE_CHECKING, Any
 
+from visgen_bench import media
 from visgen_bench.cell import TrainCell
 from visgen_bench.cells import broken
 from visgen_bench.context import Context, Invalid
 from visgen_bench.presets import config_of
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from visgen.training import Examples
+
 WEIGHTS = "weights.safetensors"
+CODES = "codes.safetensors"
 
 
 def run_train(cell: TrainCell, context: Context) -> None:
@@ -23,13 +31,16 @@ def run_train(cell: TrainCell, context: Context) -> None:
     """
     import torch
 
-    from visgen.data import open_data
-    from visgen.training import NonFiniteLoss, Pictures, train
+    from visgen.checkpoints import save_weights
+    from visgen.checkpoints.weights import part_states
+    from visgen.training import NonFiniteLoss, train
 
-    data = open_data(cell.data, root=context.data_root, offline=context.offline)
+    config = config_of(cell)
+    data = media.open_set(cell.data, cell, config, root=context.data_root, offline=context.offline)
     broken.report(data, context, phase="data")
     torch.manual_seed(cell.seed)
-    model = config_of(cell).build(attention=cell.attention)
+    model = config.build(attention=cell.attention)
+    begun = _start(cell, model, context)
     for part, network in model.networks().items():
         context.metric("params", float(sum(p.numel() for p in network.parameters())), phase=part)
     curves = Curves(context)
@@ -37,7 +48,7 @@ def run_train(cell: TrainCell, context: Context) -> None:
         result = train(
             model,
             cell.recipe,
-            Pictures(data, cell.split, model.image_size),
+            _examples(cell, model, data, begun, context),
             seed=cell.seed,
             folder=context.state,
             device=cell.device,
@@ -51,12 +62,69 @@ def run_train(cell: TrainCell, context: Context) -> None:
             kept = error.weights.relative_to(context.root)
             context.provenance(artifacts_path=kept.parent.as_posix())
         raise Invalid(str(error)) from error
-    shutil.copyfile(result.weights, context.artifacts / f".{WEIGHTS}.partial")
-    (context.artifacts / f".{WEIGHTS}.partial").replace(context.artifacts / WEIGHTS)
-    context.provenance(weights_sha256=result.sha256, artifacts_path=f"artifacts/{context.spec_key}")
+    partial, sha256 = context.artifacts / f".{WEIGHTS}.partial", result.sha256
+    if begun is None:
+        shutil.copyfile(result.weights, partial)
+    else:  # one file of all stages, so that it can be used as it is
+        about = {"step": str(result.steps), "seed": str(cell.seed), "begun_from": begun}
+        sha256 = save_weights(partial, part_states(model.networks()), about)
+    partial.replace(context.artifacts / WEIGHTS)
+    context.provenance(weights_sha256=sha256, artifacts_path=f"artifacts/{context.spec_key}")
     context.metric("train_steps", float(result.steps), n=result.steps)
     context.metric("train_seconds", result.seconds, n=result.steps, timing_method="wall_sync")
     shutil.rmtree(context.state, ignore_errors=True)
+
+
+def _start(cell: TrainCell, model: Any, context: Context) -> str | None:
+    """Load what the training starts from; the file's sha256."""
+    from visgen import zoo
+    from visgen.checkpoints import load_weights
+
+    if cell.weights is None:
+        return None
+    head, _, name = cell.weights.partition(":")
+    if head == "zoo":
+        return zoo.load(name, model)
+    if context.weights_path is None:
+        raise ValueError(f"weights {cell.weights}: the planner found no file for them.")
+    return load_weights(model, context.weights_path)
+
+
+def _examples(
+    cell: TrainCell, model: Any, data: Any, begun: str | None, context: Context
+) -> "Examples":
+    """What the recipe learns from: pictures, clips, or the codes of clips."""
+    from visgen.training import Clips, Pictures
+
+    if not media.is_video(cell.data):
+        return Pictures(data, cell.split, model.image_size)
+    if cell.recipe.objective != "prior":
+        return Clips(data, cell.split)
+    from visgen.training.latents import Latents
+
+    codes = _codes(cell, model, data, begun, context)
+    return Latents(model, data, cell.split, codes)
+
+
+def _codes(cell: TrainCell, model: Any, data: Any, begun: str | None, context: Context) -> "Tensor":
+    """Codes of all clips, encoded once and kept for a resumed attempt."""
+    from visgen.checkpoints import read, write
+    from visgen.training.latents import encoded
+
+    about = {"weights": begun or "", "data": f"{data.fingerprint}:{cell.split}"}
+    path = context.state / CODES
+    if path.exists():
+        tensors, found = read(path)
+        if found == about:
+            return tensors["codes"]
+
+    def said(done: int, of: int) -> None:
+        if done % 1024 == 0 or done == of:
+            context.progress(f"codes {done} of {of}")
+
+    codes = encoded(model, data, cell.split, device=cell.device, on_batch=said)
+    write(path, {"codes": codes}, about)
+    return codes
 
 
 class Curves:

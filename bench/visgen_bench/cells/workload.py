@@ -1,8 +1,8 @@
-"""What a performance cell repeats: one call that samples, or one optimiser step of D or G.
+"""What a performance cell repeats: one call that samples, or one optimiser step of one part.
 
-`sample` draws a batch of pictures up to uint8. `d_step` and `g_step` are what the training loop
+`sample` draws a batch of pictures or clips up to uint8. A step (`PARTS`) is what the training loop
 does (`visgen.training.UpdateRunner`): loss with its penalties, backward, clipping, Adam. Real
-images are synthetic bytes: speed does not depend on them.
+samples, codes and conditions are synthetic: speed does not depend on them.
 """
 
 import dataclasses
@@ -17,16 +17,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visgen.objectives.gan import GanRecipe, updates
+from visgen.conditions import Actions, ClassLabel, Condition, Conditions, FirstFrames, Text
+from visgen.objectives.gan import GanRecipe
+from visgen.objectives.prediction import PredictorRecipe
 from visgen.objectives.update import Update
+from visgen.objectives.videogpt import CodeBatch, PriorRecipe, VqvaeRecipe
 from visgen.seeds import Draws, integers, sample_seeds
 from visgen.training import UpdateRunner
 from visgen_bench.cell import PerformanceCell
-from visgen_bench.cells.generated import check_pictures
+from visgen_bench import media
+from visgen_bench.cells.generated import check_clips, check_pictures
 from visgen_bench.context import Unavailable
 from visgen_bench.measure.memory import PeakMeter
+from visgen_bench.recipes import Recipe
 
-PARTS = {"d_step": "discriminator", "g_step": "generator"}
+PARTS = {
+    "d_step": "discriminator",
+    "g_step": "generator",
+    "vqvae_step": "vqvae",
+    "prior_step": "prior",
+    "predictor_step": "predictor",
+}
+_RECIPES: dict[str, type[VqvaeRecipe | PriorRecipe | PredictorRecipe]] = {
+    "vqvae_step": VqvaeRecipe,
+    "prior_step": PriorRecipe,
+    "predictor_step": PredictorRecipe,
+}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A network counts as convolutional, and channels_last as meant for it, if most weights are in 4-d
 # kernels wider than one pixel: elsewhere the format changes nothing but the row's label.
@@ -34,28 +50,52 @@ CONVOLUTIONAL_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipWork:
+    """What one drawn clip consists of.
+
+    `tokens` are the codes that are drawn for it, `cache_bytes` what the keys and values of a batch
+    take; both None for a model without codes. `first_frame` draws as much as a first frame takes.
+    """
+
+    frames: int
+    tokens: int | None = None
+    cache_bytes: int | None = None
+    first_frame: Callable[[], object] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
     """One call of a phase; `metered` is the same call, marking the parts of a step as it goes.
 
     `check` raises ValueError if what a call gave is not what the phase makes; it is never timed.
+    `unit` is the throughput's; `clips` is None for pictures and for training steps.
     """
 
     call: Callable[[], object]
     metered: Callable[[PeakMeter], object]
     samples: int
     check: Callable[[object], None] = lambda _: None
+    unit: str = "img/s"
+    clips: ClipWork | None = None
 
 
-def recipe_of(cell: PerformanceCell, config: Any) -> GanRecipe:
+def recipe_of(cell: PerformanceCell, config: Any) -> Recipe:
     """The recipe of a step, at the cell's batch and without accumulation.
 
-    The cell's own, else the preset's, else TransGAN's objective without augmentation.
+    The cell's own, else the preset's; else that of the objective with its defaults, for a GAN
+    TransGAN's without augmentation.
     """
     own = cell.recipe or getattr(config, "recipe", None)
-    recipe = own or GanRecipe(objective="wgangp-eps", steps=1, batch=cell.batch)
-    return dataclasses.replace(
-        recipe, batch=cell.batch, g_batch=cell.batch, accumulate_d=1, accumulate_g=1
-    )
+    if cell.phase not in _RECIPES:
+        if not isinstance(own, GanRecipe):
+            own = GanRecipe(objective="wgangp-eps", steps=1, batch=cell.batch)
+        return dataclasses.replace(
+            own, batch=cell.batch, g_batch=cell.batch, accumulate_d=1, accumulate_g=1
+        )
+    kind = _RECIPES[cell.phase]
+    if not isinstance(own, kind):
+        own = kind(steps=1, batch=cell.batch)
+    return dataclasses.replace(own, batch=cell.batch, accumulate=1)
 
 
 def refuse_impossible(cell: PerformanceCell, config: Any) -> None:
@@ -84,7 +124,7 @@ def _refuse_unused_format(cell: PerformanceCell, config: Any) -> None:
             )
 
 
-def _refuse_impossible_step(cell: PerformanceCell, recipe: GanRecipe) -> None:
+def _refuse_impossible_step(cell: PerformanceCell, recipe: Recipe) -> None:
     if cell.devices > 1:
         raise Unavailable(
             f"{cell.phase} over {cell.devices} devices needs data-parallel updates, "
@@ -92,7 +132,7 @@ def _refuse_impossible_step(cell: PerformanceCell, recipe: GanRecipe) -> None:
         )
     if cell.dtype == "fp16":
         raise Unavailable(f"{cell.phase} in fp16 needs loss scaling; use bf16")
-    penalised = recipe.objective == "wgangp-eps" or recipe.r1 > 0
+    penalised = isinstance(recipe, GanRecipe) and recipe.differentiates_twice
     if cell.compile and cell.phase == "d_step" and penalised:
         raise Unavailable(
             "d_step with a gradient penalty differentiates twice, which torch.compile cannot"
@@ -140,28 +180,99 @@ def autocast(cell: PerformanceCell, device: str) -> Any:
     return torch.autocast(torch.device(device).type, AUTOCAST[cell.dtype])
 
 
-def sampling(cell: PerformanceCell, model: Any, device: str, rank: int, world: int) -> Workload:
-    """Draw `batch` pictures; rank r of w has the samples r, r + w, ... of the run."""
+def sampling(
+    cell: PerformanceCell, config: Any, model: Any, device: str, rank: int, world: int
+) -> Workload:
+    """Draw `batch` samples; rank r of w has the samples r, r + w, ... of the run."""
     indices = torch.arange(cell.batch) * world + rank
     seeds = sample_seeds(cell.seed, indices).to(device)
+    asked = sample_arguments(cell, config)
 
     def call() -> Tensor:
         with autocast(cell, device):
-            return model.generate(seeds)
+            return model.generate(seeds, *asked)
 
-    def check(pictures: object) -> None:
-        check_pictures(pictures, cell.batch, model, cell.model)
+    def check(samples: object) -> None:
+        look = check_clips if media.has_clips(cell, config) else check_pictures
+        look(samples, cell.batch, model, cell.model)
 
-    return Workload(call=call, metered=lambda meter: call(), samples=cell.batch, check=check)
+    clips = _clip_work(cell, config, model, seeds, asked) if asked else None
+    return Workload(
+        call=call,
+        metered=lambda meter: call(),
+        samples=cell.batch,
+        check=check,
+        unit="clips/s" if clips else "img/s",
+        clips=clips,
+    )
 
 
-def synthetic_images(n: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Uniform noise, uint8 (n, 3, h, w)."""
+def _clip_work(
+    cell: PerformanceCell, config: Any, model: Any, seeds: Tensor, asked: tuple[Any, ...]
+) -> ClipWork:
+    """Frames of a clip; of a model with codes also what it draws and keeps for it."""
+    frames = (cell.sampling or {}).get("frames") or config.clip_size[0]
+    if not hasattr(model, "preview"):
+        return ClipWork(frames=int(frames))
+    return ClipWork(
+        frames=int(frames),
+        tokens=model.codes_of(*asked),
+        cache_bytes=model.cache_bytes(len(seeds), *asked),
+        first_frame=lambda: model.preview(seeds, *asked),
+    )
+
+
+def sample_arguments(cell: PerformanceCell, config: Any) -> tuple[Any, ...]:
+    """What `generate` is given beside the seeds."""
+    if not media.has_clips(cell, config):
+        return ()
+    choices = None if cell.sampling is None else config.sampling_choices(**cell.sampling)
+    return synthetic_condition(cell, config), choices
+
+
+def synthetic_images(n: int, size: tuple[int, ...], seed: int) -> Tensor:
+    """Uniform noise, uint8 (n, *size)."""
     seeds = sample_seeds(seed, torch.arange(n))
-    return integers(seeds, "images", 0, 256, (3, *size)).to(torch.uint8)
+    return integers(seeds, "images", 0, 256, size).to(torch.uint8)
 
 
-def step_update(cell: PerformanceCell, config: Any, model: Any) -> tuple[Update, GanRecipe]:
+def synthetic_clips(n: int, clip_size: tuple[int, int, int], seed: int) -> Tensor:
+    """Uniform noise, uint8 (n, t, 3, h, w)."""
+    frames, rows, columns = clip_size
+    return synthetic_images(n, (frames, 3, rows, columns), seed)
+
+
+def synthetic_condition(cell: PerformanceCell, config: Any) -> Condition | None:
+    """What the cell's condition asks of `batch` clips; what exactly does not change the speed."""
+    n, parts = cell.batch, []
+    frames, rows, columns = config.clip_size
+    for kind in cell.conditions:
+        if kind == "class":
+            parts.append(ClassLabel(torch.arange(n) % config.prior.classes))
+        elif kind == "frames":
+            clips = synthetic_clips(n, (config.context, rows, columns), cell.seed)
+            parts.append(FirstFrames(clips))
+        elif kind == "text":
+            parts.append(Text((" ".join(config.prior.words[: config.prior.text_tokens]),) * n))
+        else:
+            parts.append(Actions(torch.ones(n, config.prior.actions)))
+    if len(parts) > 1:
+        return Conditions(tuple(parts))
+    return parts[0] if parts else None
+
+
+def synthetic_batch(cell: PerformanceCell, config: Any, model: Any) -> Any:
+    """What one step of the cell's phase learns from."""
+    if not media.has_clips(cell, config):
+        return synthetic_images(cell.batch, (3, *model.image_size), cell.seed)
+    if cell.phase != "prior_step":
+        return synthetic_clips(cell.batch, config.clip_size, cell.seed)
+    seeds = sample_seeds(cell.seed, torch.arange(cell.batch))
+    codes = integers(seeds, "codes", 0, config.prior.codes, config.prior.grid)
+    return CodeBatch(codes, model.condition_tensors(synthetic_condition(cell, config)))
+
+
+def step_update(cell: PerformanceCell, config: Any, model: Any) -> tuple[Update, Recipe]:
     """The update that the phase carries out, and its recipe.
 
     Raises Unavailable if the model has no such part.
@@ -170,19 +281,20 @@ def step_update(cell: PerformanceCell, config: Any, model: Any) -> tuple[Update,
     part = PARTS[cell.phase]
     if part not in model.networks():
         raise Unavailable(f"{cell.phase} trains a {part}, and {cell.model} has none")
-    found = [update for update in updates(model, recipe) if update.part == part]
+    found = [update for update in recipe.updates(model) if update.part == part]
     return found[0], recipe
 
 
 def training_step(cell: PerformanceCell, config: Any, model: Any, device: str) -> Workload:
     """One optimiser step of the phase's part, by the training loop's own runner."""
     update, recipe = step_update(cell, config, model)
-    model.train()
-    real = synthetic_images(cell.batch, model.image_size, cell.seed).to(device)
+    for part, network in model.networks().items():
+        network.train(part == update.part or not media.has_clips(cell, config))
+    real = synthetic_batch(cell, config, model).to(device)
     seeds = sample_seeds(cell.seed, torch.arange(cell.batch)).to(device)
     meters: list[PeakMeter] = []
 
-    def loss(batch: Tensor | None, draws: Draws) -> dict[str, Tensor]:
+    def loss(batch: Any, draws: Draws) -> dict[str, Tensor]:
         values = update.loss(batch, draws)
         for meter in meters:
             meter.mark("fwd")
@@ -216,7 +328,8 @@ def training_step(cell: PerformanceCell, config: Any, model: Any, device: str) -
         finally:
             meters.remove(meter)
 
-    return Workload(call=call, metered=metered, samples=cell.batch)
+    unit = "clips/s" if media.has_clips(cell, config) else "img/s"
+    return Workload(call=call, metered=metered, samples=cell.batch, unit=unit)
 
 
 def build_workload(
@@ -224,7 +337,7 @@ def build_workload(
 ) -> Workload:
     """The cell's phase on a model that lies on `device`."""
     if cell.phase == "sample":
-        return sampling(cell, model, device, rank, world)
+        return sampling(cell, config, model, device, rank, world)
     return training_step(cell, config, model, device)
 
 
@@ -252,6 +365,8 @@ def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
     with torch.device("meta"):
         model = config.build(attention="reference")
     seeds = torch.empty(cell.batch, dtype=torch.int64, device="meta")
+    if media.has_clips(cell, config):
+        return _clip_call(cell, config, model, seeds)
     if cell.phase == "sample":
         return lambda: model.generate(seeds)
     update, _ = step_update(cell, config, model)
@@ -263,5 +378,29 @@ def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
     def call() -> None:
         values = update.loss(real if update.reads_data else None, _NoDraws(seeds, "count"))
         values["loss"].backward()
+
+    return call
+
+
+def _clip_call(
+    cell: PerformanceCell, config: Any, model: Any, seeds: Tensor
+) -> Callable[[], object]:
+    """As `shape_only_call`; a model that draws code after code says what all of them together do.
+
+    Drawing one code depends on the one before, which meta tensors do not hold: `work` of the model
+    runs what its cached steps compute, all at once.
+    """
+    asked = sample_arguments(cell, config)
+    if cell.phase == "sample":
+        whole = getattr(model, "work", None) or model.generate
+        return lambda: whole(seeds, *asked)
+    update, _ = step_update(cell, config, model)
+    for part, network in model.networks().items():
+        network.train(part == update.part)
+        network.requires_grad_(part == update.part)
+    batch = synthetic_batch(cell, config, model).to("meta")
+
+    def call() -> None:
+        update.loss(batch, _NoDraws(seeds, "count"))["loss"].backward()
 
     return call

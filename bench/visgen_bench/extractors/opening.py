@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-EXTRACTORS = ("inception-2015", "efficientnet-lite0-64", "digit-judge")
+I3D = ("i3d-google", "i3d-videogpt", "i3d-cdfvd", "i3d-styleganv")
+EXTRACTORS = (
+    "inception-2015",
+    "efficientnet-lite0-64",
+    "digit-judge",
+    "efficientnet-lite0-64-clips",
+    *I3D,
+    "c3d-ucf101",
+)
 PLUGIN_PREFIX = "plug-in:"  # and a metric's name: the network that this metric's plug-in opens
 
 
 class Extractor(Protocol):
-    """A fixed network from images to features.
+    """A fixed network from images, or from clips, to features.
 
     Attributes:
         name: As in protocols.toml.
@@ -24,8 +33,8 @@ class Extractor(Protocol):
     sha256: str
     widths: dict[str, int]
 
-    def layers(self, images: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """uint8 (n, 3, h, w) -> float32 (n, width) of each layer asked for, on the CPU."""
+    def layers(self, samples: Tensor, names: tuple[str, ...], /) -> dict[str, Tensor]:
+        """uint8 (n, 3, h, w), or (n, t, 3, h, w) -> float32 (n, width) by layer, on the CPU."""
         ...
 
 
@@ -42,13 +51,19 @@ class Extractors:
         device: Where the networks run.
         inception: Path of the Inception weights, if they do not lie where `weights.locate` looks.
         allow_download: Whether weights may be downloaded.
+        paths: Paths of other weight files, by their names in weights.toml.
     """
 
     def __init__(
-        self, device: str = "cpu", inception: Path | None = None, allow_download: bool = False
+        self,
+        device: str = "cpu",
+        inception: Path | None = None,
+        allow_download: bool = False,
+        paths: Mapping[str, Path] | None = None,
     ) -> None:
         self.device = device
         self.inception = inception
+        self.paths = dict(paths or {})
         self.allow_download = allow_download
         self._opened: dict[str, Extractor] = {}
 
@@ -71,7 +86,7 @@ class Extractors:
             from visgen_bench.extractors import inception
 
             return inception.unavailable(self.inception, self.allow_download)
-        if name == "efficientnet-lite0-64":
+        if name in ("efficientnet-lite0-64", "efficientnet-lite0-64-clips"):
             from visgen_bench.extractors import lite0
 
             return lite0.unavailable()
@@ -79,6 +94,14 @@ class Extractors:
             from visgen_bench.extractors import judge
 
             return judge.unavailable()
+        if name in I3D:
+            from visgen_bench.extractors import i3d
+
+            return i3d.unavailable(name, self.paths, self.allow_download)
+        if name == "c3d-ucf101":
+            from visgen_bench.extractors import c3d
+
+            return c3d.unavailable(self.paths)
         raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
 
     def _new(self, name: str) -> Extractor:
@@ -98,6 +121,18 @@ class Extractors:
             from visgen_bench.extractors.judge import DigitJudge
 
             return DigitJudge(self.device)
+        if name == "efficientnet-lite0-64-clips":
+            from visgen_bench.extractors.lite0_clips import Lite0Clips
+
+            return Lite0Clips(self.device)
+        if name in I3D:
+            from visgen_bench.extractors import i3d
+
+            return i3d.open_profile(name, self.paths, self.device, self.allow_download)
+        if name == "c3d-ucf101":
+            from visgen_bench.extractors.c3d import C3DLogits
+
+            return C3DLogits.open(self.paths, device=self.device)
         raise ValueError(f'no extractor "{name}"; there are {", ".join(EXTRACTORS)}.')
 
     def _of_plugin(self, metric: str) -> Extractor:

@@ -55,9 +55,9 @@ class WeightFile:
         name: Our name for it.
         files: File names it is distributed under, best first.
         source: The page users get it from, in words.
-        url: Where a download would go.
-        bytes: Its size.
-        sha256: Its hash, hex.
+        url: Where a download would go; "" if there is none.
+        bytes: Its size; 0 where nobody publishes it.
+        sha256: Its hash, hex; "" where nobody publishes it (`pins`).
     """
 
     name: str
@@ -99,7 +99,7 @@ def locate(
     """
     if path is not None:
         if not path.is_file():
-            raise WeightsMissing(f"no weight file at {path}; {_wanted(file)}.")
+            raise WeightsMissing(f"no weight file at {path}; {wanted(file)}.")
         return path
     named = os.environ.get(WEIGHTS_DIR_VARIABLE)
     folders = ([Path(named)] if named else []) + [folder or cache_folder()]
@@ -145,10 +145,15 @@ def fetch(
     """
     found = locate(file, path=path, folder=folder)
     if found is not None:
-        read_verified(found, file.sha256, file)
+        read_verified(found, file.sha256 or None, file)
         return found
     if not allow_download:
-        raise WeightsOffline(f"{file.files[0]} is not here and downloads are off; {_wanted(file)}.")
+        raise WeightsOffline(f"{file.files[0]} is not here and downloads are off; {wanted(file)}.")
+    if not file.sha256 or not (url or file.url):
+        raise WeightsOffline(
+            f"{file.files[0]} is not here, and a file without a published hash is not downloaded; "
+            f"{wanted(file)}."
+        )
     return _download(file, folder or cache_folder(), url or file.url)
 
 
@@ -195,7 +200,7 @@ def _copy_from(url: str, out: io.BufferedIOBase, file: WeightFile) -> None:
                 out.write(cut.partial)  # its hash will say that it is truncated
                 return
             except OSError as error:
-                raise WeightsOffline(f"{url} broke off ({error}); {_wanted(file)}.") from error
+                raise WeightsOffline(f"{url} broke off ({error}); {wanted(file)}.") from error
             if not chunk:
                 return
             out.write(chunk)
@@ -208,10 +213,10 @@ def _answer(url: str, file: WeightFile) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         error.close()
         raise WeightsMissing(
-            f"{url} answered {error.code} {error.reason}; {_wanted(file)}."
+            f"{url} answered {error.code} {error.reason}; {wanted(file)}."
         ) from error
     except (OSError, http.client.HTTPException) as error:  # refused, no route, time-out, nonsense
-        raise WeightsOffline(f"{url} cannot be reached ({error}); {_wanted(file)}.") from error
+        raise WeightsOffline(f"{url} cannot be reached ({error}); {wanted(file)}.") from error
 
 
 def _check_hash(data: bytes, sha256: str, origin: str, file: WeightFile | None) -> None:
@@ -223,13 +228,17 @@ def _check_hash(data: bytes, sha256: str, origin: str, file: WeightFile | None) 
         looks = " It is an HTML page, not weights."
     elif file is not None and len(data) < file.bytes:
         looks = f" It is {len(data):,} of {file.bytes:,} bytes: truncated."
-    fix = f" Delete it; {_wanted(file)}." if file is not None else ""
+    fix = f" Delete it; {wanted(file)}." if file is not None else ""
     raise WeightsMismatch(f"{origin} has sha256 {actual}, expected {sha256}.{looks}{fix}")
 
 
-def _wanted(file: WeightFile) -> str:
+def wanted(file: WeightFile) -> str:
+    """What a user can do about a missing file: what to get, from where, and where to put it."""
+    known = f"{file.bytes:,} bytes, sha256 {file.sha256}"
+    if not file.sha256:
+        known = "no sha256 is published: the first file used is pinned"
     return (
-        f"get {' or '.join(file.files)} ({file.bytes:,} bytes, sha256 {file.sha256}) from "
+        f"get {' or '.join(file.files)} ({known}) from "
         f"{file.source}, and give its path, or put it into the folder that "
         f"{WEIGHTS_DIR_VARIABLE} names or into {cache_folder()}"
     )

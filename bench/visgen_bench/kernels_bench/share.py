@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from visgen.objectives.gan import GanRecipe
 from visgen_bench.cell import PerformanceCell
 from visgen_bench.cells import workload
 from visgen_bench.context import Sink, Unavailable
@@ -124,7 +125,7 @@ def cell_of(request: ShareRequest, name: str) -> PerformanceCell:
 def penalised(cell: PerformanceCell, config: Any) -> bool:
     """Does the discriminator's loss differentiate twice?"""
     recipe = workload.recipe_of(cell, config)
-    return recipe.objective == "wgangp-eps" or recipe.r1 > 0
+    return isinstance(recipe, GanRecipe) and recipe.differentiates_twice
 
 
 def _guarded(report: Report, act: Callable[[], Any]) -> Any:

@@ -25,6 +25,14 @@ class ImageRangeError(MetricError):
     """Images that are not uint8 (n, 3, h, w) in 0..255."""
 
 
+class ClipShapeError(MetricError):
+    """Clips that are not (n, t, 3, h, w), or not of the frames that were expected."""
+
+
+class FactsMissing(MetricError):
+    """A metric of single samples was not given what it compares them with."""
+
+
 class FrechetError(MetricError):
     """A Frechet distance that is negative beyond rounding: the statistics contradict each other."""
 

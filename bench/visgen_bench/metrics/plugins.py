@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from visgen_bench.extractors.opening import EXTRACTORS, PLUGIN_PREFIX, OpenExtractor
 from visgen_bench.metrics.errors import ProtocolError
-from visgen_bench.metrics.protocol import PLUGIN_FORMULA, RESERVED, Protocol, protocols
+from visgen_bench.metrics.protocol import PLUGIN_FORMULA, RESERVED, Media, Protocol, protocols
 from visgen_bench.metrics.scoring import Score
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ GROUP = "visgen.metrics"
 _NAMED = {"frechet": ("ddof",), "kernel-full": ("max_samples",)}
 
 Rows = NDArray[np.float32]
-Formula = Callable[[Rows, Rows, Mapping[str, float | int]], "float | Score"]
+Formula = Callable[[Rows, Rows, Mapping[str, float | int | str]], "float | Score"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +60,21 @@ class MetricPlugin:
     formula: Formula | str
     samples: int = 1000
     resize: str = ""
-    options: Mapping[str, float | int] = field(default_factory=dict)
+    options: Mapping[str, float | int | str] = field(default_factory=dict)
 
     @property
     def protocol(self) -> Protocol:
         """Its entry, as one of protocols.toml; never `published`."""
         network, sha256, resize = f"{PLUGIN_PREFIX}{self.info.name}", "", self.resize
+        media: Media = "image"
         if isinstance(self.extractor, str):
             twin = next(e for e in protocols().values() if e.extractor == self.extractor)
             network, sha256, resize = twin.extractor, twin.sha256, twin.resize
+            media = twin.media
         return Protocol(
             metric=self.info.name,
             id=self.id,
+            media=media,
             formula=self.formula if isinstance(self.formula, str) else PLUGIN_FORMULA,
             extractor=network,
             layer=self.layer,

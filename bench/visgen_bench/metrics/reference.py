@@ -1,9 +1,9 @@
-"""Statistics of real images: computed once, before any sample is drawn, and cached by content.
+"""Statistics of real images or clips: computed once, before any sample is drawn.
 
-The cache key is a hash of the data's fingerprint, split, number, size and order, and of everything
-that turns an image into a feature (extractor, weights' sha256, layer, resize, dtype, device).
-Nothing is keyed by a name that could come to mean other data. Files are npz and npy without
-pickles, renamed into place whole; a damaged one is computed again.
+They are cached by content: the cache key is a hash of the data's fingerprint, split, number, size
+and order, and of everything that turns an image into a feature (extractor, weights' sha256, layer,
+resize, dtype, device). Nothing is keyed by a name that could come to mean other data. Files are npz
+and npy without pickles, renamed into place whole; a damaged one is computed again.
 """
 
 from __future__ import annotations
@@ -11,113 +11,50 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visgen_bench.extractors.images import check_images
 from visgen_bench.extractors.opening import Extractors
 from visgen_bench.metrics.copies import CopyReference
-from visgen_bench.metrics.errors import MetricError, StateError, TooFewSamples
+from visgen_bench.metrics.errors import (
+    MetricError,
+    StateError,
+    TooFewSamples,
+)
 from visgen_bench.metrics.frechet import FrechetReference
 from visgen_bench.metrics.moments import load_arrays, save_arrays
 from visgen_bench.metrics.prdc import radii
 from visgen_bench.metrics.protocol import (
     PLUGIN_FORMULA,
+    Media,
     Protocol,
     protocol,
     require_published_weights,
+    require_video_protocol,
 )
+from visgen_bench.metrics.real_samples import NOUN, RealSamples, same_medium
 from visgen_bench.metrics.streams import FeatureStream, Rows
 
-if TYPE_CHECKING:
-    from visgen.data import Data
-
 _VERSION = 2  # raise it when what is stored changes its meaning
+
+_TOGETHER: dict[Media, int] = {"image": 64, "video": 16, "frame": 64}  # samples in one batch
 
 LayerKey = tuple[str, str]  # extractor, layer
 
 
-@dataclass(frozen=True, kw_only=True)
-class RealImages:
-    """A stream of real images that can be read more than once, and its identity.
-
-    Attributes:
-        batches: Gives a fresh iterator of uint8 (b, 3, h, w); batches may differ in size (then b
-            is 1).
-        n: Images in all.
-        fingerprint: Hash of the data's content.
-        split: Which part of it.
-        image_size: (h, w) they were brought to, or None for as stored; part of the identity.
-        selection: Which images of the split, if not all ("first 1000").
-    """
-
-    batches: Callable[[], Iterable[Tensor]]
-    n: int
-    fingerprint: str
-    split: str
-    image_size: tuple[int, int] | None = None
-    selection: str = "all"
-
-    @classmethod
-    def of(cls, images: Tensor, fingerprint: str, split: str, batch: int = 256) -> Self:
-        """From images in memory, uint8 (n, 3, h, w)."""
-        size = (images.shape[-2], images.shape[-1])
-        return cls(
-            batches=lambda: images.split(batch),
-            n=len(images),
-            fingerprint=fingerprint,
-            split=split,
-            image_size=size,
-        )
-
-    @classmethod
-    def from_data(
-        cls, data: Data, split: str, size: tuple[int, int] | None = None, batch: int = 256
-    ) -> Self:
-        """From a split of a data set, brought to `size` if one is given."""
-        indices = data.split(split)
-        return cls(
-            batches=lambda: (data.images(part, size) for part in indices.split(batch)),
-            n=len(indices),
-            fingerprint=data.fingerprint,
-            split=split,
-            image_size=size or data.size,
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """What a cache key takes from the data."""
-        size = list(self.image_size) if self.image_size else None
-        return {
-            "fingerprint": self.fingerprint,
-            "split": self.split,
-            "n": self.n,
-            "image_size": size,
-            "selection": self.selection,
-        }
-
-    def checked(self) -> Iterator[Tensor]:
-        """The batches, after checks of range, shape and number."""
-        seen = 0
-        for batch in self.batches():
-            seen += len(check_images(batch))
-            yield batch
-        if seen != self.n:
-            raise StateError(f'split "{self.split}" was to hold {self.n} images and gave {seen}.')
-
-
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Real images as one extractor layer sees them.
+    """Real samples as one extractor layer sees them.
 
     Attributes:
-        n: Images.
+        n: Images, clips or frames.
         frechet: The factored side of the Frechet distance, if asked for.
         features: float32 (n, d), memory-mapped where a cache folder is given; if asked for.
         radii: By k, float64 (min(n, limit),): k-th neighbour distances; if asked for.
@@ -133,16 +70,16 @@ class LayerStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """All that a set of metrics needs to know of the real images.
+    """All that a set of metrics needs to know of the real samples.
 
     Attributes:
-        images: The identity of the real images.
+        real: The identity of the real samples.
         layers: By (extractor, layer).
         copies: For `copy_share`.
         extractors: The opened networks; an evaluation uses the same ones.
     """
 
-    images: RealImages
+    real: RealSamples
     layers: dict[LayerKey, LayerStatistics]
     copies: CopyReference | None
     extractors: Extractors
@@ -151,39 +88,45 @@ class ReferenceStatistics:
     def prepare(
         cls,
         metrics: Sequence[str],
-        images: RealImages,
+        real: RealSamples,
         *,
-        train: RealImages | None = None,
+        train: RealSamples | None = None,
         extractors: Extractors | None = None,
         cache: Path | None = None,
     ) -> Self:
         """Compute, or read from `cache`, what `metrics` need.
 
         Args:
-            metrics: Names of protocols.toml.
-            images: The real images that samples are compared with (digits: the test split).
+            metrics: Names of protocols.toml, all of the medium that `real` is of.
+            real: What samples are compared with (digits: the test split).
             train: The images a model was trained on; for `copy_share` only.
             extractors: Opened networks to use; new ones on the CPU if None.
             cache: Folder for the statistics; nothing is stored if None.
 
         Raises:
-            ProtocolError: on an unknown metric, or weights that a reserved name does not allow.
+            ProtocolError: on an unknown metric or one of another medium, on clips that a metric is
+                not defined for, and on weights that a reserved name does not allow.
             WeightsError: if an extractor cannot be opened; ask `available` first.
             MetricError: if the images are too few, of wrong range, or training images are missing.
         """
         opened = extractors or Extractors()
         wanted: dict[LayerKey, list[Protocol]] = {}
         for entry in map(protocol, metrics):
+            same_medium(entry, real)
+            if entry.media == "video":
+                require_video_protocol(entry.metric, real.frames, entry.layer)
+            if not entry.needs_reference:
+                continue
             if entry.formula == "frechet" or needs_rows(entry):
                 wanted.setdefault((entry.extractor, entry.layer), []).append(entry)
         layers = {
-            layer: _layer_statistics(layer, entries, images, opened, cache)
+            layer: _layer_statistics(layer, entries, real, opened, cache)
             for layer, entries in wanted.items()
         }
         copies = None
         if "copy_share" in metrics:
-            copies = _copy_reference(protocol("copy_share"), images, train, cache)
-        return cls(images=images, layers=layers, copies=copies, extractors=opened)
+            copies = _copy_reference(protocol("copy_share"), real, train, cache)
+        return cls(real=real, layers=layers, copies=copies, extractors=opened)
 
 
 def needs_rows(entry: Protocol) -> bool:
@@ -194,7 +137,7 @@ def needs_rows(entry: Protocol) -> bool:
 def _layer_statistics(
     layer: LayerKey,
     entries: list[Protocol],
-    images: RealImages,
+    real: RealSamples,
     extractors: Extractors,
     cache: Path | None,
 ) -> LayerStatistics:
@@ -203,7 +146,7 @@ def _layer_statistics(
         require_published_weights(entry.metric, extractor.sha256)
     key = _hash(
         {
-            **images.identity(),
+            **real.identity(),
             "extractor": [*layer, extractor.sha256, entries[0].resize],
             "dtype": "float32",
             "device": extractors.device.partition(":")[0],
@@ -218,8 +161,8 @@ def _layer_statistics(
     frechet = _stored_frechet(cache, key, ddof)
     features = _stored_features(cache, key) if keep else None
     if (ddof is not None and frechet is None) or (keep and features is None):
-        stream = _extract(layer, images, extractors, keep, ddof is not None)
-        rows = stream.rows(np.arange(images.n))
+        stream = _extract(layer, real, extractors, keep, ddof is not None)
+        rows = stream.rows(np.arange(real.n))
         if ddof is not None:
             frechet = _factor(stream, rows, ddof)
             _save(cache, f"{key}-frechet-ddof{ddof}.npz", frechet.arrays())
@@ -227,22 +170,24 @@ def _layer_statistics(
             features = _store_features(cache, key, rows)
     balls: dict[int, NDArray[np.float64]] = {}
     for k, limit in neighbours:
-        if images.n > k:  # else precision and its kin say themselves why there is no number
+        if real.n > k:  # else precision and its kin say themselves why there is no number
             balls[k] = _radii(cache, key, k, limit, features)
-    return LayerStatistics(images.n, key, frechet, features, balls)
+    return LayerStatistics(real.n, key, frechet, features, balls)
 
 
 def _extract(
-    layer: LayerKey, images: RealImages, extractors: Extractors, keep: bool, moments: bool
+    layer: LayerKey, real: RealSamples, extractors: Extractors, keep: bool, moments: bool
 ) -> FeatureStream:
-    if images.n < 2:
-        raise TooFewSamples(f'split "{images.split}" has {images.n} images; a reference needs 2.')
+    if real.n < 2:
+        raise TooFewSamples(
+            f'split "{real.split}" has {real.n} {NOUN[real.media]}; a reference needs 2.'
+        )
     extractor = extractors.open(layer[0])
     width = extractor.widths[layer[1]]
     # Up to d rows cost no more than their moments and give the exact route of the Frechet distance.
-    stream = FeatureStream(width, images.n, keep=keep or images.n <= width, moments=moments)
+    stream = FeatureStream(width, real.n, keep=keep or real.n <= width, moments=moments)
     first = 0
-    for batch in together(images.checked()):
+    for batch in together(real.checked(), _TOGETHER[real.media]):
         rows = np.arange(first, first + len(batch))
         stream.add(rows, extractor.layers(batch, (layer[1],))[layer[1]])
         first += len(batch)
@@ -264,7 +209,7 @@ def together(batches: Iterable[Tensor], limit: int = 64) -> Iterator[Tensor]:
 
 
 def _copy_reference(
-    entry: Protocol, images: RealImages, train: RealImages | None, cache: Path | None
+    entry: Protocol, images: RealSamples, train: RealSamples | None, cache: Path | None
 ) -> CopyReference:
     if train is None:
         raise MetricError(

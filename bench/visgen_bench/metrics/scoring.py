@@ -16,11 +16,16 @@ from visgen_bench.metrics.inception_score import ScoreAccumulator
 from visgen_bench.metrics.intervals import student_t, wilson
 from visgen_bench.metrics.kernel_distance import block_standard_error, kernel_distance, kid_full
 from visgen_bench.metrics.prdc import Prdc, prdc
-from visgen_bench.metrics.protocol import PLUGIN_FORMULA, Protocol
+from visgen_bench.metrics.protocol import PLUGIN_FORMULA, Media, Protocol
 from visgen_bench.metrics.reference import LayerStatistics
 from visgen_bench.metrics.streams import FeatureStream
 
 _Part = TypeVar("_Part")
+_AGAINST: dict[Media, tuple[str, str]] = {
+    "image": ("real images", "fd_lite0"),
+    "video": ("real clips", "fvd_lite0_frames"),
+    "frame": ("real frames", "fd_lite0_frames"),
+}
 _NORMAL_95 = 1.959963984540054
 
 
@@ -124,11 +129,14 @@ def _frechet(entry: Protocol, evidence: Evidence) -> Score:
     stream, reference = _features(evidence)
     side = _need(reference.frechet)
     n = len(evidence.indices)
-    if entry.published and min(n, side.n) <= side.width:
+    # A convention of fewer samples than features (VideoGPT: 256 clips, 400 logits) is kept.
+    conventional = entry.samples > side.width
+    if entry.published and conventional and min(n, side.n) <= side.width:
+        real, proxy = _AGAINST[entry.media]
         raise TooFewSamples(
-            f"{entry.metric} with {n} samples against {side.n} real images is mostly bias: a "
+            f"{entry.metric} with {n} samples against {side.n} {real} is mostly bias: a "
             f"covariance of {side.width} features needs more than {side.width} on both sides. "
-            "Give more, or use fd_lite0."
+            f"Give more, or use {proxy}."
         )
     rows = stream.rows(evidence.indices)
     if rows is not None and min(n, side.n) <= side.width:
@@ -191,7 +199,8 @@ def _with_blocks(
 def _inception_score(entry: Protocol, evidence: Evidence) -> Score:
     if len(evidence.indices) != evidence.samples:
         raise TooFewSamples(
-            f"isc splits all {evidence.samples} samples, only {len(evidence.indices)} were given."
+            f"{entry.metric} splits all {evidence.samples} samples, only {len(evidence.indices)} "
+            "were given."
         )
     result = _need(evidence.score).score()
     return Score(

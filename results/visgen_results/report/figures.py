@@ -1,4 +1,4 @@
-"""Plotly figures of the report: quality against speed, and training curves.
+"""Plotly figures of the report: quality against speed, quality over time, training curves.
 
 Text that comes from results is escaped, because plotly reads a subset of HTML in labels. Colours
 of axes and text come from the page's style, so that one figure serves light and dark.
@@ -7,6 +7,7 @@ of axes and text come from the page's style, so that one figure serves light and
 import html
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,18 @@ from plotly.offline import get_plotlyjs
 
 from visgen_results import wording
 from visgen_results.display import figures, plain
-from visgen_results.leaderboard import Board, BoardRow
-from visgen_results.naming import label
+from visgen_results.leaderboard import VIDEO_ORDER, Board, BoardRow
+from visgen_results.metrics import describe
+from visgen_results.naming import is_clips, label
+from visgen_results.pivot import Pivot, PivotRow
 from visgen_results.reading import Results
 from visgen_results.store import Store
 
 COLOURS = ("#3b7dd8", "#d9622b", "#2f9e77", "#a05bc2", "#c2902e", "#cc4b6c", "#4aa3b5", "#7f8c8d")
 MOST_POINTS = 1500
 MOST_CURVES = 12
+_UNITS = {"prior/loss": "nat/code"}
+FRAMES_PHASE = "frames"  # of a measurement a frame
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ def _bars(row: BoardRow, colour: str) -> dict[str, Any]:
 def training_curves(results: Results) -> tuple[list[Figure], str]:
     """One figure per logged name, one line per train run; and what was left out, if anything."""
     runs = {run["run_id"]: run for run in results.runs if run["kind"] == "train"}
-    lines = _curves(results, set(runs))
+    lines = series_of(results, set(runs))
     names = sorted(lines)
     drawn = []
     for number, name in enumerate(names[:MOST_CURVES]):
@@ -183,6 +188,7 @@ def training_curves(results: Results) -> tuple[list[Figure], str]:
                 )
             )  # fmt: skip
         figure.update_xaxes(title_text="step")
+        figure.update_yaxes(title_text=_text(_with_unit(name)))
         figure.update_layout(showlegend=True)
         drawn.append(Figure(plain(name), _fragment(figure, f"curve{number}", height=300), ""))
     left = (
@@ -191,13 +197,119 @@ def training_curves(results: Results) -> tuple[list[Figure], str]:
     return drawn, left
 
 
-def _curves(results: Results, run_ids: set[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def _with_unit(name: str) -> str:
+    """A series with its unit, if it has one."""
+    entry = describe(name)
+    unit = _UNITS.get(name, entry.unit)
+    return f"{entry.label} [{unit}]" if unit not in ("", "1") else entry.label
+
+
+def series_of(
+    results: Results, run_ids: set[str], phase: str | None = None
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Series of these runs, name -> run -> (step, value).
+
+    Of one phase if it is named; else the name says it: `prior/loss`.
+    """
     lines: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     if not run_ids:
         return lines
     content = Store(results.root).read("measurements", lambda problem: None)
-    columns = (content.column(c).to_pylist() for c in ("run_id", "metric", "iter", "value"))
-    for run_id, metric, step, value in zip(*columns, strict=True):
-        if run_id in run_ids and step is not None and value is not None:
-            lines[metric][run_id].append((step, value))
+    names = ("run_id", "metric", "phase", "iter", "value")
+    columns = (content.column(c).to_pylist() for c in names)
+    for run_id, metric, its_phase, step, value in zip(*columns, strict=True):
+        wanted = run_id in run_ids and phase in (None, its_phase)
+        if wanted and step is not None and value is not None:
+            whole = phase is not None or its_phase in (None, "total")
+            name = metric if whole else f"{its_phase}/{metric}"
+            lines[name][run_id].append((step, value))
     return lines
+
+
+def frame_series(results: Results) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Per-frame numbers of the quality cells of clips: metric -> run -> (frame, value)."""
+    clips = {r["run_id"] for r in results.runs if r["kind"] == "quality" and is_clips(r)}
+    return series_of(results, clips, FRAMES_PHASE)
+
+
+def frame_curves(
+    tables: Sequence[Pivot], series: dict[str, dict[str, list[tuple[int, float]]]], name: str
+) -> list[Figure]:
+    """How numbers go on over the frames: a figure a metric, a line a row.
+
+    Tables of one split, size and count that differ in their condition share a figure, in which a
+    line says what was asked for.
+    """
+    groups: dict[tuple[Any, ...], list[Pivot]] = defaultdict(list)
+    for table in tables:
+        facts = {**table.facts, "condition": None}
+        groups[tuple(facts.values())].append(table)
+    drawn: list[Figure] = []
+    for members in groups.values():
+        for metric in sorted(series, key=_place):
+            lines = _frame_lines(members, series[metric])
+            if lines:
+                fragment = _frame_figure(metric, lines, f"{name}f{len(drawn)}")
+                title = f"{describe(metric).label} over time"
+                drawn.append(Figure(plain(title), fragment, _frame_caption(members)))
+    return drawn
+
+
+def _frame_lines(
+    tables: Sequence[Pivot], runs: dict[str, list[tuple[int, float]]]
+) -> dict[str, list[tuple[int, float]]]:
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for table in tables:
+        asked = table.facts["condition"]
+        for row in table.rows:
+            points = _mean_curve(row, runs)
+            named = row.role == "reference" or not asked or asked in row.label.split()
+            if points:
+                lines[row.label if named else f"{row.label} ({asked})"] = points
+    return lines
+
+
+def _frame_figure(metric: str, lines: dict[str, list[tuple[int, float]]], name: str) -> str:
+    figure = go.Figure()
+    for index, (row, points) in enumerate(lines.items()):
+        figure.add_trace(_line(row, points, index))
+    directions = {True: ", higher is better", False: ", lower is better", None: ""}
+    better = directions[describe(metric).higher_is_better]
+    figure.update_xaxes(title_text="frame of the clip (0 is the first)", rangemode="tozero")
+    figure.update_yaxes(title_text=_text(f"{_with_unit(metric)}{better}"))
+    figure.update_layout(showlegend=True)
+    return _fragment(figure, name, height=320)
+
+
+def _frame_caption(tables: Sequence[Pivot]) -> str:
+    facts = tables[0].facts
+    where = [facts["dataset"], f"{facts['split']} split" if facts["split"] else None]
+    where += [facts["resolution"], None if facts["n"] is None else f"n = {facts['n']:,} clips"]
+    several = len({table.facts["condition"] for table in tables}) > 1
+    note = " Lines under different conditions are not to be ranked." if several else ""
+    return plain(
+        f"{', '.join(part for part in where if part)}: the mean over the clips at each frame, of "
+        f"several seeds their mean. Frames that a model was given have no value.{note}"
+    )
+
+
+def _place(metric: str) -> tuple[int, str]:
+    known = metric in VIDEO_ORDER
+    return (VIDEO_ORDER.index(metric) if known else len(VIDEO_ORDER), metric)
+
+
+def _mean_curve(row: PivotRow, runs: dict[str, list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """The mean over a row's seeds at each frame that all of them have."""
+    curves = [dict(runs[run_id]) for run_id in row.run_ids if runs.get(run_id)]
+    shared = set.intersection(*(set(curve) for curve in curves)) if curves else set()
+    return [(i, sum(curve[i] for curve in curves) / len(curves)) for i in sorted(shared)]
+
+
+def _line(name: str, points: list[tuple[int, float]], index: int) -> go.Scatter:
+    frames, values = zip(*points, strict=True)
+    dashes = ("solid", "dash", "dot", "dashdot")
+    dash = dashes[index // len(COLOURS) % len(dashes)]
+    return go.Scatter(
+        x=frames, y=values, mode="lines+markers", name=_text(name), marker={"size": 5},
+        line={"color": COLOURS[index % len(COLOURS)], "width": 1.5, "dash": dash},
+    )  # fmt: skip

@@ -23,10 +23,13 @@ from visgen_results.pivot import Column, Pivot, pivots
 from visgen_results.reading import Results, read_results
 from visgen_results.report.figures import (
     Figure,
+    frame_curves,
+    frame_series,
     plotly_script,
     quality_speed,
     training_curves,
 )
+from visgen_results.report.films import Budget, Films, films
 from visgen_results.report.pictures import Picture, grids
 
 DEFAULT_TITLE = "visgen results"
@@ -35,7 +38,7 @@ HEADLINE_STATS = ("value", "p50", "p90", "p95", "p99", "p99.9")
 
 @dataclass(frozen=True)
 class Section:
-    """One data set: its tables, gates, faults, scatter and sample grids."""
+    """One data set: its tables, gates, faults, scatter, curves over time, pictures and films."""
 
     dataset: str
     tables: list[Pivot]
@@ -43,6 +46,8 @@ class Section:
     faults: list[tuple[str, list[str]]]
     figure: Figure | None
     pictures: list[Picture]
+    films: list[Films]
+    over_time: list[Figure]
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ def render(results: Results, title: str) -> str:
     board = leaderboard(results)
     tables = pivots(board.boards)
     curves, curves_left_out = training_curves(results)
-    sections = _sections(results, board, tables)
+    budget = Budget()
+    sections = _sections(results, board, tables, budget)
     figures = [s.figure for s in sections if s.figure is not None] + curves
+    figures += [figure for section in sections for figure in section.over_time]
     speed = [table for table in tables if table.kind == "performance"]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("visgen_results.report"),
@@ -107,6 +114,7 @@ def render(results: Results, title: str) -> str:
         kernels=kernel_tables(results),
         curves=curves,
         curves_left_out=curves_left_out,
+        film_note=budget.said,
         failures=wording.collapsed(board.failures),
         missing=wording.collapsed(board.missing),
         problems=[str(problem) for problem in results.problems],
@@ -163,7 +171,9 @@ def _header(results: Results, board: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _sections(results: Results, board: Leaderboard, tables: list[Pivot]) -> list[Section]:
+def _sections(
+    results: Results, board: Leaderboard, tables: list[Pivot], budget: Budget
+) -> list[Section]:
     by_dataset: dict[str, list[Pivot]] = defaultdict(list)
     for table in tables:
         if table.kind == "quality":
@@ -174,10 +184,11 @@ def _sections(results: Results, board: Leaderboard, tables: list[Pivot]) -> list
         b for b in board.boards
         if b.metric.name == "throughput" and b.group["phase"] in ("sample", "total", None)
     ]  # fmt: skip
+    over_frames = frame_series(results)
     sections = []
     for number, (dataset, own) in enumerate(sorted(by_dataset.items())):
         first = own[0].columns[0].board if own else None
-        figure = None if first is None else quality_speed(first, speeds, results, f"s{number}")
+        figure = None if first is None else _scatter(first, speeds, results, f"s{number}")
         names = _labels(own)
         sections.append(
             Section(
@@ -187,9 +198,18 @@ def _sections(results: Results, board: Leaderboard, tables: list[Pivot]) -> list
                 faults=wording.faults([f for f in board.faults if f.dataset == dataset]),
                 figure=figure,
                 pictures=grids(results, dataset, names),
+                films=films(results, dataset, board.clips, budget),
+                over_time=frame_curves(own, over_frames, f"s{number}"),
             )
         )
     return sections
+
+
+def _scatter(quality: Board, speeds: list[Board], results: Results, name: str) -> Figure | None:
+    """Quality against the speed under the same condition."""
+    asked = quality.group["condition"]
+    own = [board for board in speeds if board.group["condition"] == asked]
+    return quality_speed(quality, own, results, name)
 
 
 def _labels(tables: list[Pivot]) -> dict[str, str]:

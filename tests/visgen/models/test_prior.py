@@ -117,11 +117,11 @@ def test_a_cache_that_is_used_again_gives_the_same() -> None:
 
     first = model.cache(seen, 2)
     before = steps(first)
-    memory = [x.data_ptr() for x in first.keys]
-    for x in (*first.keys, *first.values):
+    memory = [x.data_ptr() for x in first.memory]
+    for x in first.memory:
         x.fill_(torch.nan)  # what was there before has no influence
     again = model.cache(seen, 2, reused=first)
-    assert [x.data_ptr() for x in again.keys] == memory
+    assert [x.data_ptr() for x in again.memory] == memory
     assert torch.equal(steps(again), before)
 
 

@@ -12,9 +12,9 @@ from visgen_bench.extractors.opening import Extractors
 from visgen_bench.extractors.weights import WEIGHTS_DIR_VARIABLE, WeightsOffline
 from visgen_bench.metrics.errors import ImageRangeError, ProtocolError, StateError
 from visgen_bench.metrics.evaluation import (
-    ImageEvaluation,
+    Evaluation,
     MetricValue,
-    RealImages,
+    RealSamples,
     ReferenceStatistics,
     available,
 )
@@ -22,7 +22,11 @@ from visgen_bench.metrics.frechet import frechet_distance_of_features
 from visgen_bench.metrics.inception_score import inception_score
 from visgen_bench.metrics.protocol import protocol, protocols
 
-OFFLINE = tuple(m for m in protocols() if m not in ("fid", "kid", "isc"))
+OFFLINE = tuple(
+    name
+    for name, entry in protocols().items()
+    if entry.media == "image" and name not in ("fid", "kid", "isc")
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def data() -> Data:
 @pytest.fixture(scope="module")
 def reference(data: Data) -> ReferenceStatistics:
     return ReferenceStatistics.prepare(
-        OFFLINE, RealImages.from_data(data, "test"), train=RealImages.from_data(data, "train")
+        OFFLINE, RealSamples.from_data(data, "test"), train=RealSamples.from_data(data, "train")
     )
 
 
@@ -46,7 +50,7 @@ def samples(data: Data) -> Tensor:
 def evaluated(
     reference: ReferenceStatistics, images: Tensor, batch: int = 60
 ) -> dict[str, MetricValue]:
-    evaluation = ImageEvaluation(OFFLINE, reference, samples=len(images))
+    evaluation = Evaluation(OFFLINE, reference, samples=len(images))
     for part in torch.arange(len(images)).split(batch):
         evaluation.update(images[part], int(part[0]))
     return {found.metric: found for found in evaluation.results()}
@@ -101,7 +105,7 @@ def test_batches_and_their_order_do_not_matter(
     reference: ReferenceStatistics, samples: Tensor
 ) -> None:
     whole = evaluated(reference, samples)
-    evaluation = ImageEvaluation(OFFLINE, reference, samples=60)
+    evaluation = Evaluation(OFFLINE, reference, samples=60)
     for part in reversed(torch.arange(60).split(13)):
         evaluation.update(samples[part], part)
     same(evaluation.results(), list(whole.values()), 1e-5)
@@ -109,7 +113,7 @@ def test_batches_and_their_order_do_not_matter(
 
 def test_three_ranks_merge_to_one(reference: ReferenceStatistics, samples: Tensor) -> None:
     whole = evaluated(reference, samples[:59])
-    ranks = [ImageEvaluation(OFFLINE, reference, samples=59) for _ in range(3)]
+    ranks = [Evaluation(OFFLINE, reference, samples=59) for _ in range(3)]
     for r, rank in enumerate(ranks):
         mine = torch.arange(r, 59, 3)
         rank.update(samples[mine], mine)
@@ -124,8 +128,8 @@ def test_moments_of_ranks_merge_to_one_without_kept_rows(
 ) -> None:
     # More samples than features: only moments are kept.
     images = data.images(data.split("train"))[:30]
-    whole = ImageEvaluation(["fd_lite0"], reference, samples=2000)
-    ranks = [ImageEvaluation(["fd_lite0"], reference, samples=2000) for _ in range(2)]
+    whole = Evaluation(["fd_lite0"], reference, samples=2000)
+    ranks = [Evaluation(["fd_lite0"], reference, samples=2000) for _ in range(2)]
     whole.update(images, 0)
     for r, rank in enumerate(ranks):
         rank.update(images[r::2], torch.arange(r, 30, 2))
@@ -139,16 +143,16 @@ def test_moments_of_ranks_merge_to_one_without_kept_rows(
 def test_an_interrupted_evaluation_goes_on_bit_for_bit(
     reference: ReferenceStatistics, samples: Tensor, tmp_path: Path
 ) -> None:
-    straight = ImageEvaluation(OFFLINE, reference, samples=60, folder=tmp_path / "straight")
+    straight = Evaluation(OFFLINE, reference, samples=60, folder=tmp_path / "straight")
     for part in torch.arange(60).split(20):
         straight.update(samples[part], part)
-    first = ImageEvaluation(OFFLINE, reference, samples=60, folder=tmp_path / "cut")
+    first = Evaluation(OFFLINE, reference, samples=60, folder=tmp_path / "cut")
     assert not first.restore()
     first.update(samples[:20], 0)
     first.save()
     first.update(samples[20:40], 20)  # after the save: lost
     del first
-    again = ImageEvaluation(OFFLINE, reference, samples=60, folder=tmp_path / "cut")
+    again = Evaluation(OFFLINE, reference, samples=60, folder=tmp_path / "cut")
     assert again.restore()
     assert again.missing().tolist() == list(range(20, 60))
     again.update(samples[20:40], 20)
@@ -160,22 +164,22 @@ def test_an_interrupted_evaluation_goes_on_bit_for_bit(
 def test_a_saved_state_of_another_evaluation_is_refused(
     reference: ReferenceStatistics, samples: Tensor, tmp_path: Path
 ) -> None:
-    first = ImageEvaluation(["fd_lite0"], reference, samples=60, folder=tmp_path)
+    first = Evaluation(["fd_lite0"], reference, samples=60, folder=tmp_path)
     first.update(samples, 0)
     first.save()
     for metrics, count in ((["fd_lite0"], 61), (["digit_classes"], 60)):
-        other = ImageEvaluation(metrics, reference, samples=count, folder=tmp_path)
+        other = Evaluation(metrics, reference, samples=count, folder=tmp_path)
         with pytest.raises(StateError, match="another"):
             other.restore()
 
 
 def test_without_a_folder_nothing_can_be_saved(reference: ReferenceStatistics) -> None:
     with pytest.raises(StateError, match="folder="):
-        ImageEvaluation(["digit_classes"], reference, samples=3).save()
+        Evaluation(["digit_classes"], reference, samples=3).save()
 
 
 def test_a_sample_counts_once(reference: ReferenceStatistics, samples: Tensor) -> None:
-    evaluation = ImageEvaluation(["digit_classes"], reference, samples=10)
+    evaluation = Evaluation(["digit_classes"], reference, samples=10)
     evaluation.update(samples[:5], 0)
     with pytest.raises(StateError, match="twice"):
         evaluation.update(samples[4:6], 4)
@@ -185,7 +189,7 @@ def test_a_sample_counts_once(reference: ReferenceStatistics, samples: Tensor) -
         evaluation.update(samples[:5], 8)
     with pytest.raises(StateError, match="indices of shape"):
         evaluation.update(samples[:5], torch.arange(4))
-    other = ImageEvaluation(["digit_classes"], reference, samples=10)
+    other = Evaluation(["digit_classes"], reference, samples=10)
     other.update(samples[:1], 3)
     with pytest.raises(StateError, match="sample 3 is in both"):
         evaluation.merge(other)
@@ -195,7 +199,7 @@ def test_a_sample_counts_once(reference: ReferenceStatistics, samples: Tensor) -
 def test_bad_images_are_refused_and_change_nothing(
     reference: ReferenceStatistics, samples: Tensor
 ) -> None:
-    evaluation = ImageEvaluation(OFFLINE, reference, samples=10)
+    evaluation = Evaluation(OFFLINE, reference, samples=10)
     for bad in (samples[:2].float(), samples[:2].permute(0, 2, 3, 1), samples[0]):
         with pytest.raises(ImageRangeError):
             evaluation.update(bad, 0)
@@ -226,7 +230,7 @@ def test_images_of_one_colour_give_numbers_that_say_so(reference: ReferenceStati
 
 
 def test_images_of_many_sizes_are_taken_one_by_one(reference: ReferenceStatistics) -> None:
-    evaluation = ImageEvaluation(OFFLINE, reference, samples=8)
+    evaluation = Evaluation(OFFLINE, reference, samples=8)
     generator = torch.Generator().manual_seed(0)
     for i, side in enumerate((8, 9, 16, 31, 64, 8, 5, 100)):
         image = torch.randint(0, 256, (1, 3, side, side + i), generator=generator)
@@ -244,10 +248,10 @@ def test_few_samples_have_no_block_error_and_say_why(
 
 
 def test_a_metric_the_reference_was_not_prepared_for_is_an_error(data: Data) -> None:
-    bare = ReferenceStatistics.prepare(["digit_classes"], RealImages.from_data(data, "test"))
+    bare = ReferenceStatistics.prepare(["digit_classes"], RealSamples.from_data(data, "test"))
     for metric in ("fd_lite0", "copy_share"):
         with pytest.raises(StateError, match=metric):
-            ImageEvaluation([metric], bare, samples=3)
+            Evaluation([metric], bare, samples=3)
 
 
 class StandIn:
@@ -272,7 +276,7 @@ def published() -> tuple[ReferenceStatistics, Tensor]:
     extractors._opened["inception-2015"] = StandIn()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=generator)
-    real = RealImages.of(images, "e" * 64, "train")
+    real = RealSamples.of(images, "e" * 64, "train")
     return ReferenceStatistics.prepare(["fid", "isc"], real, extractors=extractors), images
 
 
@@ -281,7 +285,7 @@ def test_fid_and_is_stream_to_what_the_formulas_give(
 ) -> None:
     reference, images = published
     fakes = (images.float() * 0.8).to(torch.uint8)[:260]
-    evaluation = ImageEvaluation(["fid", "isc"], reference, samples=260)
+    evaluation = Evaluation(["fid", "isc"], reference, samples=260)
     for part in torch.arange(260).split(70):
         evaluation.update(fakes[part], part)
     fid, isc = evaluation.results()
@@ -298,7 +302,7 @@ def test_fid_of_fewer_samples_than_features_gives_the_reason(
     published: tuple[ReferenceStatistics, Tensor],
 ) -> None:
     reference, images = published
-    evaluation = ImageEvaluation(["fid", "isc"], reference, samples=200)
+    evaluation = Evaluation(["fid", "isc"], reference, samples=200)
     evaluation.update(images[:50], 0)
     fid, isc = evaluation.results()
     assert fid.value is None
@@ -313,9 +317,9 @@ def test_kid_draws_the_published_subsets() -> None:
     extractors._opened["inception-2015"] = StandIn()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1010, 3, 4, 4), dtype=torch.uint8, generator=generator)
-    real = RealImages.of(images, "e" * 64, "train")
+    real = RealSamples.of(images, "e" * 64, "train")
     reference = ReferenceStatistics.prepare(["kid"], real, extractors=extractors)
-    evaluation = ImageEvaluation(["kid"], reference, samples=999)
+    evaluation = Evaluation(["kid"], reference, samples=999)
     evaluation.update(images[:999], 0)
     found = evaluation.results()[0]
     assert found.value is None
@@ -323,8 +327,8 @@ def test_kid_draws_the_published_subsets() -> None:
     assert "subsets of 1000" in found.reason
 
 
-def evaluation_of(metric: str, real: RealImages) -> ImageEvaluation:
-    return ImageEvaluation([metric], ReferenceStatistics.prepare([metric], real), samples=10)
+def evaluation_of(metric: str, real: RealSamples) -> Evaluation:
+    return Evaluation([metric], ReferenceStatistics.prepare([metric], real), samples=10)
 
 
 def test_what_cannot_be_computed_here_says_why_within_a_second(
@@ -338,7 +342,7 @@ def test_what_cannot_be_computed_here_says_why_within_a_second(
         reason = available(metric)
         assert reason is not None
         assert protocol(metric).sha256 in reason
-        real = RealImages.from_data(data, "test")
+        real = RealSamples.from_data(data, "test")
         with pytest.raises(WeightsOffline):
             evaluation_of(metric, real)
     assert time.perf_counter() - start < 1.0

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visgen.data import Data, open_data
-from visgen_bench.metrics.evaluation import ImageEvaluation, RealImages, ReferenceStatistics
+from visgen_bench.metrics.evaluation import Evaluation, RealSamples, ReferenceStatistics
 
 METRICS = ("fd_lite0", "kid_lite0", "precision", "recall", "coverage", "digit_classes")
 N = 250
@@ -19,7 +19,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def reference(data: Data) -> ReferenceStatistics:
-    return ReferenceStatistics.prepare(METRICS, RealImages.from_data(data, "test"))
+    return ReferenceStatistics.prepare(METRICS, RealSamples.from_data(data, "test"))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def clean(data: Data) -> Tensor:
 
 
 def scores(reference: ReferenceStatistics, images: Tensor) -> dict[str, float]:
-    evaluation = ImageEvaluation(METRICS, reference, samples=len(images))
+    evaluation = Evaluation(METRICS, reference, samples=len(images))
     evaluation.update(images, 0)
     found = {each.metric: each.value for each in evaluation.results()}
     return {metric: value for metric, value in found.items() if value is not None}

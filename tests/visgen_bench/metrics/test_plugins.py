@@ -199,7 +199,7 @@ def test_a_network_that_cannot_be_used_is_a_reason(
     [
         ("fd_grey", ("METRIC = MetricPlugin", "METRIC = dict"), "gives dict, not a MetricPlugin"),
         ("other", ("", ""), 'its metric is "fd_grey" and its entry point "other"'),
-        ("fvd", ('"fd_grey", "FD', '"fvd", "FD'), "none of fid, kid, isc, fvd"),
+        ("fid_clean", ('"fd_grey", "FD', '"fid_clean", "FD'), "none of fid, kid, isc"),
         ("fd_grey", ("extractor=opened", 'extractor="incept"'), 'no extractor "incept"; there are'),
         ("fd_grey", ("extractor=opened", 'extractor="digit-judge"'), "a network of its own"),
         ("fd_grey", ('"frechet"', '"frechett"'), 'no formula "frechett"'),

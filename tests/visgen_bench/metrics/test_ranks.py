@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from visgen.data import open_data
-from visgen_bench.metrics.evaluation import ImageEvaluation, RealImages, ReferenceStatistics
+from visgen_bench.metrics.evaluation import Evaluation, RealSamples, ReferenceStatistics
 from visgen_bench.metrics.frechet import frechet_distance
 from visgen_bench.metrics.moments import Moments
 
@@ -22,7 +22,7 @@ import os, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 from visgen.data import open_data
-from visgen_bench.metrics.evaluation import ImageEvaluation, RealImages, ReferenceStatistics
+from visgen_bench.metrics.evaluation import Evaluation, RealSamples, ReferenceStatistics
 from visgen_bench.metrics.moments import Moments
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -34,10 +34,10 @@ whole = Moments.of(features[mine]).all_gather()
 whole.save(folder / f"moments-{{rank}}.npz")
 
 data = open_data("digits:8")
-real, train = (RealImages.from_data(data, split) for split in ("test", "train"))
+real, train = (RealSamples.from_data(data, split) for split in ("test", "train"))
 reference = ReferenceStatistics.prepare({METRICS}, real, train=train, cache=folder / "cache")
 def evaluation(r):
-    return ImageEvaluation({METRICS}, reference, samples={N}, folder=folder / f"rank-{{r}}")
+    return Evaluation({METRICS}, reference, samples={N}, folder=folder / f"rank-{{r}}")
 own = evaluation(rank)
 own.update(data.images(data.split("train")[mine]), mine)
 own.save()
@@ -81,11 +81,11 @@ def test_two_gloo_ranks_equal_one(tmp_path: Path) -> None:
     )
 
     data = open_data("digits:8")
-    real, train = (RealImages.from_data(data, split) for split in ("test", "train"))
+    real, train = (RealSamples.from_data(data, split) for split in ("test", "train"))
     reference = ReferenceStatistics.prepare(METRICS, real, train=train, cache=tmp_path / "cache")
-    straight = ImageEvaluation(METRICS, reference, samples=N)
+    straight = Evaluation(METRICS, reference, samples=N)
     straight.update(data.images(data.split("train")[:N]), 0)
-    merged = ImageEvaluation(METRICS, reference, samples=N, folder=tmp_path / "rank-0")
+    merged = Evaluation(METRICS, reference, samples=N, folder=tmp_path / "rank-0")
     assert merged.restore()
     for a, b in zip(merged.results(), straight.results(), strict=True):
         assert a.n == b.n == N

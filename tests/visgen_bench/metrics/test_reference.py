@@ -10,7 +10,8 @@ from torch import Tensor
 from visgen_bench.extractors.opening import Extractors
 from visgen_bench.metrics.errors import ImageRangeError, MetricError, ProtocolError, StateError
 from visgen_bench.metrics.frechet import frechet_distance_of_features
-from visgen_bench.metrics.reference import RealImages, ReferenceStatistics, together
+from visgen_bench.metrics.real_samples import RealSamples
+from visgen_bench.metrics.reference import ReferenceStatistics, together
 
 METRICS = ("fd_lite0", "kid_lite0", "precision", "copy_share")
 LITE0 = ("efficientnet-lite0-64", "pooled")
@@ -27,7 +28,7 @@ class Counted:
     def __init__(self, images: Tensor, split: str = "test") -> None:
         self.reads = 0
         self.pixels = images
-        self.images = RealImages(
+        self.images = RealSamples(
             batches=self.read, n=len(images), fingerprint="f" * 64, split=split, image_size=(8, 8)
         )
 
@@ -65,14 +66,14 @@ def test_statistics_are_computed_once_and_then_read(tmp_path: Path, extractors: 
 
 
 def test_the_key_changes_with_whatever_changes_the_numbers(extractors: Extractors) -> None:
-    base = RealImages.of(noise(8), "a" * 64, "test")
+    base = RealSamples.of(noise(8), "a" * 64, "test")
     others = [
         base,
         replace(base, fingerprint="b" * 64),
         replace(base, split="train"),
         replace(base, image_size=(16, 16)),
         replace(base, selection="first 8"),
-        RealImages.of(noise(9), "a" * 64, "test"),
+        RealSamples.of(noise(9), "a" * 64, "test"),
     ]
     keys = [
         ReferenceStatistics.prepare(["fd_lite0"], each, extractors=extractors).layers[LITE0].key
@@ -105,7 +106,7 @@ def test_a_damaged_file_is_computed_again(
 
 def test_images_one_by_one_and_of_many_sizes_are_taken(extractors: Extractors) -> None:
     images = [noise(1, side, seed=side) for side in (8, 8, 9, 30, 9)]
-    stream = RealImages(batches=lambda: images, n=5, fingerprint="c" * 64, split="all")
+    stream = RealSamples(batches=lambda: images, n=5, fingerprint="c" * 64, split="all")
     found = ReferenceStatistics.prepare(["fd_lite0", "kid_lite0"], stream, extractors=extractors)
     features = found.layers[LITE0].features
     assert features is not None
@@ -133,7 +134,7 @@ def test_more_images_than_features_take_the_moments(extractors: Extractors) -> N
     opened._opened[LITE0[0]] = Coarse()
     images = noise(300)
     found = ReferenceStatistics.prepare(
-        ["fd_lite0"], RealImages.of(images, "d" * 64, "test"), extractors=opened
+        ["fd_lite0"], RealSamples.of(images, "d" * 64, "test"), extractors=opened
     ).layers[LITE0]
     assert found.features is None
     assert found.frechet is not None
@@ -143,7 +144,7 @@ def test_more_images_than_features_take_the_moments(extractors: Extractors) -> N
 
 
 def test_a_wrong_number_of_images_is_an_error(extractors: Extractors) -> None:
-    stream = replace(RealImages.of(noise(8), "a" * 64, "test"), n=7)
+    stream = replace(RealSamples.of(noise(8), "a" * 64, "test"), n=7)
     with pytest.raises((StateError, IndexError), match=r"7"):
         ReferenceStatistics.prepare(["fd_lite0"], stream, extractors=extractors)
     stream = replace(stream, n=9)
@@ -154,18 +155,18 @@ def test_a_wrong_number_of_images_is_an_error(extractors: Extractors) -> None:
 def test_one_real_image_is_too_few(extractors: Extractors) -> None:
     with pytest.raises(MetricError, match="a reference needs 2"):
         ReferenceStatistics.prepare(
-            ["fd_lite0"], RealImages.of(noise(1), "a" * 64, "test"), extractors=extractors
+            ["fd_lite0"], RealSamples.of(noise(1), "a" * 64, "test"), extractors=extractors
         )
 
 
 def test_float_images_are_refused(extractors: Extractors) -> None:
-    stream = RealImages.of(noise(4).float() / 255, "a" * 64, "test")
+    stream = RealSamples.of(noise(4).float() / 255, "a" * 64, "test")
     with pytest.raises(ImageRangeError):
         ReferenceStatistics.prepare(["fd_lite0"], stream, extractors=extractors)
 
 
 def test_copies_need_training_images(extractors: Extractors) -> None:
-    stream = RealImages.of(noise(4), "a" * 64, "test")
+    stream = RealSamples.of(noise(4), "a" * 64, "test")
     with pytest.raises(MetricError, match="train="):
         ReferenceStatistics.prepare(["copy_share"], stream, extractors=extractors)
 
@@ -175,12 +176,21 @@ def test_a_reserved_name_refuses_features_of_another_network(extractors: Extract
     pretender._opened["inception-2015"] = extractors.open(LITE0[0])
     with pytest.raises(ProtocolError, match="fid is reserved"):
         ReferenceStatistics.prepare(
-            ["fid"], RealImages.of(noise(4), "a" * 64, "test"), extractors=pretender
+            ["fid"], RealSamples.of(noise(4), "a" * 64, "test"), extractors=pretender
         )
 
 
 def test_an_unknown_metric_is_refused(extractors: Extractors) -> None:
     with pytest.raises(ProtocolError, match="nearest"):
         ReferenceStatistics.prepare(
-            ["fd_lite"], RealImages.of(noise(4), "a" * 64, "test"), extractors=extractors
+            ["fd_lite"], RealSamples.of(noise(4), "a" * 64, "test"), extractors=extractors
         )
+
+
+def test_a_metric_of_another_medium_is_refused(extractors: Extractors) -> None:
+    real = RealSamples.of(noise(4), "a" * 64, "test")
+    with pytest.raises(ProtocolError, match="looks at clips, and these are images"):
+        ReferenceStatistics.prepare(["fvd_lite0_frames"], real, extractors=extractors)
+    clips = RealSamples.of(noise(4)[:, None], "a" * 64, "test")
+    with pytest.raises(ProtocolError, match=r"looks at frames, and these are clips.*as_frames"):
+        ReferenceStatistics.prepare(["fd_lite0_frames"], clips, extractors=extractors)

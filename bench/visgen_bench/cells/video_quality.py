@@ -1,0 +1,173 @@
+"""Clips of a quality cell: scored beside real ones, and what the model says of the real ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visgen_bench.cell import QualityCell
+from visgen_bench.cells.clips import FolderClips, ModelClips, RealClips
+from visgen_bench.cells.film import COUNT, save_clips
+from visgen_bench.cells.samples import Source
+from visgen_bench.context import Context
+
+if TYPE_CHECKING:
+    from visgen.data.videos import VideoData
+    from visgen_bench.extractors.opening import Extractors
+    from visgen_bench.metrics.per_sample import PerSample, SampleFacts
+    from visgen_bench.metrics.video_evaluation import VideoEvaluation, VideoReference
+
+_RECONSTRUCTED = ("r_fvd", "fvd_star", "_reconstruction")
+_BATCH = 16  # clips that are looked at together
+
+
+class ClipScoring:
+    """How clips are compared with a split of real ones (`quality.Scoring`)."""
+
+    shown = COUNT
+
+    def __init__(self, cell: QualityCell, data: "VideoData", source: Source) -> None:
+        self.cell, self.source = cell, source
+        self.real = RealClips(data, cell.split, cell.reference)
+        if isinstance(source, ModelClips):
+            self.real = source.real
+
+    def prepare(
+        self, metrics: Sequence[str], extractors: "Extractors", cache: Path
+    ) -> "VideoReference":
+        """Statistics of the real clips."""
+        from visgen_bench.metrics.real_samples import RealSamples
+        from visgen_bench.metrics.video_evaluation import VideoReference
+
+        real, data = self.real, self.real.data
+        places = torch.arange(len(real.indices))
+        whole = self.cell.reference is None
+        samples = RealSamples(
+            batches=lambda: (real.at(part) for part in places.split(_BATCH)),
+            n=len(places),
+            fingerprint=data.fingerprint,
+            split=self.cell.split,
+            image_size=data.clip.size,
+            selection="all" if whole else f"first {len(places)}",
+            media="video",
+            frames=data.clip.frames,
+        )
+        return VideoReference.prepare(metrics, samples, extractors=extractors, cache=cache)
+
+    def evaluation(
+        self, metrics: Sequence[str], reference: "VideoReference", samples: int, folder: Path
+    ) -> "VideoEvaluation":
+        """A new evaluation of so many samples."""
+        from visgen_bench.metrics.video_evaluation import VideoEvaluation
+
+        frames = self.real.data.clip.frames
+        return VideoEvaluation(
+            metrics,
+            reference,
+            samples=samples,
+            frames=frames,
+            folder=folder,
+            per_sample=per_sample_of(self.source),
+        )
+
+    def add(self, evaluation: "VideoEvaluation", clips: Tensor, indices: Tensor) -> None:
+        """Score clips, with all that is known of them."""
+        evaluation.update(clips, indices, facts=self._facts(indices))
+
+    def _facts(self, indices: Tensor) -> "SampleFacts":
+        from visgen_bench.metrics.per_sample import SampleFacts
+
+        real, source = self.real.at(indices), self.source
+        if not isinstance(source, ModelClips):
+            return SampleFacts(real=real)
+        asked = self.cell.metrics
+        rebuilt = any(part in metric for metric in asked for part in _RECONSTRUCTED)
+        return SampleFacts(
+            real=real,
+            reconstruction=source.reconstructed(real) if rebuilt else None,
+            condition=source.condition(indices),
+            context=source.context,
+            again=source.draw_again(indices) if "diversity" in asked else None,
+        )
+
+    def save_shown(self, folder: Path, shown: Sequence[Tensor]) -> None:
+        """The samples, as frames and as a film."""
+        save_clips(folder, "samples", shown)
+
+    def save_reference(self, folder: Path) -> None:
+        """The real clips beside them."""
+        places = torch.arange(min(COUNT, len(self.real.indices)))
+        save_clips(folder, "reference", list(self.real.at(places)))
+
+    def report(self, evaluation: "VideoEvaluation", context: Context) -> None:
+        """How per-sample metrics go on over time: a measurement a frame. And the codes in use."""
+        found = code_usage(self.source, self.real, evaluation.samples)
+        if found is not None:
+            share, n = found
+            context.metric("code_usage", share, n=n, comparable=False)
+        for metric, values in evaluation.curves().items():
+            known = [(i, value) for i, value in enumerate(values) if value == value]
+            context.series(
+                metric, [value for _, value in known], iters=[i for i, _ in known], phase="frames"
+            )
+
+
+def source_of(cell: QualityCell, config: Any, data: "VideoData", context: Context) -> Source:
+    """The cell's clips; loads weights, so it may raise CheckpointError."""
+    if cell.images:
+        return FolderClips(cell, context)
+    real = RealClips(data, cell.split, cell.reference)
+    return ModelClips(cell, config, data, context, real)
+
+
+def per_sample_of(source: Source) -> "dict[str, PerSample]":
+    """The functions of per-sample metrics, with those that ask the model or a judge."""
+    from visgen.conditions import Actions, ClassLabel, Condition, Conditions, Text
+    from visgen_bench.metrics import motion_judge
+    from visgen_bench.metrics.errors import FactsMissing
+    from visgen_bench.metrics.per_sample import PER_SAMPLE, SampleFacts
+
+    def asked(condition: Condition | None, kind: type[Any], what: str) -> Any:
+        parts = condition.several if isinstance(condition, Conditions) else (condition,)
+        for part in parts:
+            if isinstance(part, kind):
+                return part
+        raise FactsMissing(f'the samples were not asked for {what}; set condition = "{what}".')
+
+    def class_obeyed(clips: Tensor, facts: SampleFacts) -> Tensor:
+        labels = asked(facts.condition, ClassLabel, "class").labels
+        return motion_judge.class_obeyed(clips, labels).float()[:, None]
+
+    def caption_obeyed(clips: Tensor, facts: SampleFacts) -> Tensor:
+        sentences = asked(facts.condition, Text, "text").sentences
+        return motion_judge.caption_obeyed(clips, sentences).float()[:, None]
+
+    def action_accuracy(clips: Tensor, facts: SampleFacts) -> Tensor:
+        actions = asked(facts.condition, Actions, "actions").actions
+        return motion_judge.action_accuracy(clips, actions)
+
+    def nats_per_code(clips: Tensor, facts: SampleFacts) -> Tensor:
+        model = getattr(source, "model", None)
+        if facts.real is None or not hasattr(model, "nats_per_code"):
+            raise FactsMissing("these samples come from no model that gives codes a likelihood.")
+        assert isinstance(source, ModelClips)
+        real = facts.real.to(source.device)
+        return source.model.nats_per_code(real, facts.condition).cpu()[:, None]
+
+    own = (class_obeyed, caption_obeyed, action_accuracy, nats_per_code)
+    return {**PER_SAMPLE, **{function.__name__: function for function in own}}
+
+
+@torch.no_grad()
+def code_usage(source: Source, real: RealClips, samples: int) -> tuple[float, int] | None:
+    """(share of the codes that real clips are made of, clips looked at); None without codes."""
+    model = getattr(source, "model", None)
+    if not isinstance(source, ModelClips) or not hasattr(model, "code_count"):
+        return None
+    used = torch.zeros(source.model.code_count, dtype=torch.bool)
+    n = min(samples, len(real.indices))
+    for part in torch.arange(n).split(_BATCH):
+        used[source.model.encode(real.at(part).to(source.device)).flatten().cpu()] = True
+    return float(used.float().mean()), n
