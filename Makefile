@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench bench-all test lint unit zoo recipes figures kernels kernels-bench kernels-share clean
+.PHONY: bench bench-all test lint unit zoo zoo-videos recipes figures kernels kernels-bench kernels-share clean
 
 bench: $(VENV)/.bench
 	$(BIN)/visgen-bench run quick
 
 bench-all: $(VENV)/.bench
 	$(BIN)/visgen-bench run all
+	$(BIN)/visgen-bench run moving
 
 test: lint unit
 
@@ -29,6 +30,13 @@ zoo: $(VENV)/.bench
 	$(BIN)/python -m visgen_bench.make_zoo weights results/runs/learn
 	$(BIN)/visgen-bench run quick --only 'quality/*'
 	$(BIN)/python -m visgen_bench.make_zoo figures results/runs/quick
+
+# The same for clips: three VideoGPTs and two predictors, about an hour of one core.
+zoo-videos: $(VENV)/.bench
+	$(BIN)/visgen-bench run learn_videos
+	$(BIN)/python -m visgen_bench.make_zoo weights results/runs/learn_videos
+	$(BIN)/visgen-bench run moving
+	$(BIN)/python -m visgen_bench.make_zoo figures results/runs/moving
 
 # Two updates of every published recipe at true size and batch 1 on CPU.
 recipes: $(VENV)/.bench

@@ -204,10 +204,10 @@ def _work(
     """The work of a call, from shapes alone."""
     import torch
 
-    from visgen_bench.cells.workload import PARTS, shape_only_call
+    from visgen_bench.cells.workload import PARTS, held_call, shape_only_call
     from visgen_bench.context import Unavailable
     from visgen_bench.footprint import peak_bytes
-    from visgen_bench.measure.flops import FlopCount, count_flops
+    from visgen_bench.measure.flops import count_flops
 
     with torch.device("meta"):
         networks = config.build(attention="reference").networks()
@@ -229,8 +229,6 @@ def _work(
     with contextlib.suppress(
         RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, Unavailable
     ):
-        call = shape_only_call(cell, config)
-        counts: list[FlopCount] = []
-        live = peak_bytes(lambda: counts.append(count_flops(call)))
-        flops = float(counts[0].flops)
+        flops = float(count_flops(shape_only_call(cell, config)).flops)
+        live = peak_bytes(held_call(cell, config))
     return Work(weights=sum(sizes.values()), moments=moments, flops=flops, live=live)

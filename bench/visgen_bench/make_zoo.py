@@ -1,7 +1,9 @@
-"""Writes `visgen/zoo` from results: weights from the suite `learn`, figures from the suite `quick`.
+"""Writes `visgen/zoo` from results: weights from a suite that trains, figures from one that scores.
 
     python -m visgen_bench.make_zoo weights results/runs/learn
     python -m visgen_bench.make_zoo figures results/runs/quick
+    python -m visgen_bench.make_zoo weights results/runs/learn_videos
+    python -m visgen_bench.make_zoo figures results/runs/moving
 
 Weights are stored as float16; the figures are those of the stored file.
 """
@@ -41,7 +43,7 @@ def write_weights(root: Path) -> None:
             preset=preset,
             file=file,
             sha256=sha256,
-            recipe=f"suite learn, cell_key {run['cell_key']}",
+            recipe=f"suite {run['suite']}, cell_key {run['cell_key']}",
             seed=int(run["seed"]),
             data=str(run["dataset"]),
             steps=int(metadata["step"]),
@@ -52,16 +54,26 @@ def write_weights(root: Path) -> None:
 
 
 def write_figures(root: Path) -> None:
-    """Enter the mean of every metric over the generation seeds of `root`'s zoo rows."""
+    """Enter the mean of every metric over the generation seeds of `root`'s zoo rows.
+
+    What was asked for (`class`) and a split other than `test` stand behind the metric's name.
+    Entries of which `root` has no row keep their figures.
+    """
     results = read_results(root)
-    digests = {run["run_id"]: run["weights_sha256"] for run in results.runs}
+    runs = {run["run_id"]: run for run in results.runs}
     table = dict(entries())
     for name, entry in table.items():
         values: dict[str, list[float]] = {}
         for row in results.numbers:
-            same = digests.get(row["run_id"]) == entry.sha256
-            if same and row["protocol"] and row["value"] is not None:
-                values.setdefault(row["metric"], []).append(row["value"])
+            run = runs.get(row["run_id"])
+            if run is None or run["weights_sha256"] != entry.sha256:
+                continue
+            if row["protocol"] and row["value"] is not None:
+                split = None if run["split"] == "test" else run["split"]
+                parts = [row["metric"], run["variant"], split]
+                values.setdefault(" ".join(filter(None, parts)), []).append(row["value"])
+        if not values:
+            continue
         figures = {metric: statistics.fmean(v) for metric, v in sorted(values.items())}
         table[name] = ZooEntry(**{**vars(entry), "figures": figures})
     write_table(table)
@@ -69,14 +81,19 @@ def write_figures(root: Path) -> None:
 
 def write_table(table: Mapping[str, ZooEntry]) -> None:
     """Write `zoo.toml`."""
-    lines = ["# Written by `make zoo`; the recipes are in the suite `learn`."]
+    lines = ["# Written by `make zoo` and `make zoo-videos`; the recipes are in the suites named."]
     for name, entry in sorted(table.items()):
         fields = {key: value for key, value in vars(entry).items() if key != "name"}
         figures = fields.pop("figures")
         lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
-        lines += [f"[{name}.figures]", *(f"{key} = {figures[key]:.6g}" for key in figures)]
+        lines += [f"[{name}.figures]", *(f"{_key(key)} = {figures[key]:.6g}" for key in figures)]
     (FOLDER / TABLE).write_text("\n".join(lines) + "\n", "utf-8")
     entries.cache_clear()
+
+
+def _key(name: str) -> str:
+    """Quoted where TOML wants it."""
+    return name if name.replace("_", "").isalnum() else json.dumps(name)
 
 
 def _toml(value: object) -> str:

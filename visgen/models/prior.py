@@ -27,7 +27,6 @@ from visgen.seeds import Draws
 from visgen_kernels import BlockList, Causal, Full, attention, attention_decode
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig:
     """The released code's defaults, for clips of 4 x 32 x 32 codes."""

@@ -186,8 +186,8 @@ class VideoGPT(nn.Module):
     ) -> Tensor:
         """Codes int64 (n, t, h, w), of which the first (n, t', h, w) may be known.
 
-        `times` stops after so many steps of the latent time; t is then that. Each code is drawn by inverting the cumulated probabilities at a uniform number of its own
-        sample and place.
+        `times` stops after so many steps of the latent time; t is then that. Each code is drawn by
+        inverting the cumulated probabilities at a uniform number of its own sample and place.
         """
         config, n = self.config.prior, len(seeds)
         times, rows, columns = times or config.grid[0], *config.grid[1:]

@@ -341,5 +341,7 @@ class VQVAE(nn.Module):
 
 def perplexity(indices: Tensor, codes: int) -> Tensor:
     """Exponential of the entropy of the codes' frequencies: between 1 and the number of codes."""
-    share = torch.bincount(indices.flatten(), minlength=codes) / indices.numel()
+    places, counts = indices.flatten(), torch.zeros(codes, device=indices.device)
+    counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
+    share = counts / places.numel()
     return (-(share * (share + 1e-10).log()).sum()).exp()

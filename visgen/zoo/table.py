@@ -29,12 +29,12 @@ class ZooEntry:
         preset: Its model in the catalogue.
         file: Safetensors, float16, beside `zoo.toml`.
         sha256: Of the file.
-        recipe: The train cell it came from, in the shipped suite `learn`.
+        recipe: The train cell it came from, and the shipped suite that has it.
         seed: Of that cell.
         data: The set it was trained on.
         steps: Training steps.
         seconds: Wall time of the training on two cores.
-        figures: Metrics reached under the digits protocol: mean over three generation seeds.
+        figures: Metrics reached, with the condition behind the name: mean over generation seeds.
     """
 
     name: str

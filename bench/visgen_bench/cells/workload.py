@@ -24,8 +24,8 @@ from visgen.objectives.update import Update
 from visgen.objectives.videogpt import CodeBatch, PriorRecipe, VqvaeRecipe
 from visgen.seeds import Draws, integers, sample_seeds
 from visgen.training import UpdateRunner
-from visgen_bench.cell import PerformanceCell
 from visgen_bench import media
+from visgen_bench.cell import PerformanceCell
 from visgen_bench.cells.generated import check_clips, check_pictures
 from visgen_bench.context import Unavailable
 from visgen_bench.measure.memory import PeakMeter
@@ -230,22 +230,26 @@ def sample_arguments(cell: PerformanceCell, config: Any) -> tuple[Any, ...]:
     return synthetic_condition(cell, config), choices
 
 
-def synthetic_images(n: int, size: tuple[int, ...], seed: int) -> Tensor:
-    """Uniform noise, uint8 (n, *size)."""
-    seeds = sample_seeds(seed, torch.arange(n))
-    return integers(seeds, "images", 0, 256, size).to(torch.uint8)
+def synthetic_images(n: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Uniform noise, uint8 (n, 3, h, w)."""
+    return _noise(n, (3, *size), seed)
 
 
 def synthetic_clips(n: int, clip_size: tuple[int, int, int], seed: int) -> Tensor:
     """Uniform noise, uint8 (n, t, 3, h, w)."""
-    frames, rows, columns = clip_size
-    return synthetic_images(n, (frames, 3, rows, columns), seed)
+    frames, *size = clip_size
+    return _noise(n, (frames, 3, *size), seed)
+
+
+def _noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    seeds = sample_seeds(seed, torch.arange(n))
+    return integers(seeds, "images", 0, 256, shape).to(torch.uint8)
 
 
 def synthetic_condition(cell: PerformanceCell, config: Any) -> Condition | None:
     """What the cell's condition asks of `batch` clips; what exactly does not change the speed."""
     n, parts = cell.batch, []
-    frames, rows, columns = config.clip_size
+    rows, columns = config.clip_size[1:]
     for kind in cell.conditions:
         if kind == "class":
             parts.append(ClassLabel(torch.arange(n) % config.prior.classes))
@@ -264,7 +268,7 @@ def synthetic_condition(cell: PerformanceCell, config: Any) -> Condition | None:
 def synthetic_batch(cell: PerformanceCell, config: Any, model: Any) -> Any:
     """What one step of the cell's phase learns from."""
     if not media.has_clips(cell, config):
-        return synthetic_images(cell.batch, (3, *model.image_size), cell.seed)
+        return synthetic_images(cell.batch, model.image_size, cell.seed)
     if cell.phase != "prior_step":
         return synthetic_clips(cell.batch, config.clip_size, cell.seed)
     seeds = sample_seeds(cell.seed, torch.arange(cell.batch))
@@ -382,6 +386,19 @@ def shape_only_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
     return call
 
 
+def held_call(cell: PerformanceCell, config: Any) -> Callable[[], object]:
+    """As `shape_only_call`, for what a phase holds at a time rather than for what it computes.
+
+    A model that draws code after code never holds the whole of `work`; its decoder is the peak.
+    """
+    with torch.device("meta"):
+        model = config.build(attention="reference")
+    if cell.phase != "sample" or not hasattr(model, "codes_of"):
+        return shape_only_call(cell, config)
+    codes = torch.empty(cell.batch, *config.prior.grid, dtype=torch.int64, device="meta")
+    return lambda: model.decode(codes)
+
+
 def _clip_call(
     cell: PerformanceCell, config: Any, model: Any, seeds: Tensor
 ) -> Callable[[], object]:
@@ -395,8 +412,8 @@ def _clip_call(
         whole = getattr(model, "work", None) or model.generate
         return lambda: whole(seeds, *asked)
     update, _ = step_update(cell, config, model)
+    # In eval mode: dropout and a moving codebook ask for values, and multiply no matrices.
     for part, network in model.networks().items():
-        network.train(part == update.part)
         network.requires_grad_(part == update.part)
     batch = synthetic_batch(cell, config, model).to("meta")
 
