@@ -50,6 +50,7 @@ figures: $(VENV)/.test
 	$(BIN)/python bench/benchmarks/performance_share.py
 	$(BIN)/python bench/benchmarks/transgan_step.py
 	$(BIN)/python kernels/benchmarks/attention_cpu.py
+	$(BIN)/python kernels/benchmarks/codebook_cpu.py
 
 # Every kernel of every layer on four targets, read from its machine code; then each entry of the tile
 # table, compiled and in Triton's interpreter. No GPU is needed; what is not begun within an hour is

@@ -1,7 +1,7 @@
 """What a model of each task can be asked for.
 
 A model implements the contracts that its paper has. Pictures at every border are uint8 (n, 3, h,
-w), 0..255.
+w), clips uint8 (n, t, 3, h, w), 0..255.
 """
 
 from __future__ import annotations
@@ -29,6 +29,57 @@ class ImageGenerator(Protocol):
         Returns:
             uint8 (n, 3, h, w), 0..255.
         """
+        ...
+
+
+@runtime_checkable
+class VideoGenerator(Protocol):
+    """Draws clips. Its config names the conditions it takes, and those it draws nothing without."""
+
+    clip_size: tuple[int, int, int]  # frames, rows, columns
+
+    def generate(self, seeds: Tensor, condition: Any = None, sampling: Any = None) -> Tensor:
+        """Clips that depend on their seed and condition alone.
+
+        Args:
+            seeds: int64 (n,).
+            condition: A condition of `visgen.conditions` with n entries, or None.
+            sampling: The model's own frozen dataclass of sampling choices, or None for its
+                defaults.
+
+        Returns:
+            uint8 (n, t, 3, h, w), 0..255.
+
+        Raises:
+            ValueError: for a condition that the model does not take, or lacks.
+        """
+        ...
+
+
+@runtime_checkable
+class CodeLikelihood(Protocol):
+    """Gives the codes of clips a likelihood; never one of pixels."""
+
+    def nats_per_code(self, clips: Tensor, condition: Any = None) -> Tensor:
+        """Mean negative log-likelihood of a code: float (n,) for clips uint8 (n, t, 3, h, w)."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Makes codes of clips, and clips of codes."""
+
+    @property
+    def code_count(self) -> int:
+        """Codes that there are."""
+        ...
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Clips uint8 (n, t, 3, h, w) -> codes int64 (n, ...)."""
+        ...
+
+    def reconstruct(self, clips: Tensor) -> Tensor:
+        """What the codes keep of clips, of the same shape."""
         ...
 
 

@@ -2,7 +2,7 @@
 
     python bench/benchmarks/videogpt_sampling.py
 
-Latents 4 x 16 x 16, width 240, 4 heads, 4 layers, 512 codes, batch 4, one thread. A step is what the
+Latents 4 x 16 x 16, width 240, 4 heads, 4 layers, 512 codes, batch 4, one thread. A step is what a
 loop does for one code: look up vectors, logits, draw.
 
 `none` runs the whole grid for every code. `released` is the loop of the released code
@@ -14,8 +14,8 @@ cross-entropy of the logits is computed and not used. It projects that one token
 layers (its q, k and v are three products, here they are one), and their attention is two products.
 
 Steps at the same positions are timed in turns within this process, by its CPU time; a ratio is the
-median over rounds with a 95 % bootstrap interval. `sparse` is ours with strided lists, at the end of
-the grid, where a step would see all 1,024 keys and sees 256 at most.
+median over rounds with a 95 % bootstrap interval. `sparse` is ours with strided lists, at the end
+of the grid, where a step would see all 1,024 keys and sees 256 at most.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONFIG = PriorConfig(
 )
 BATCH = 4
 PLACES = tuple(range(0, 1024, 64))  # of the steps that are timed in a round
-ROUNDS, FULL_ROUNDS = 25, 7
+ROUNDS, FULL_ROUNDS = 25, 5
 LEAST = {"none": 100, "released": 2, "embedding": 2}  # times as long as ours
 
 

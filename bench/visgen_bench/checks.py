@@ -141,7 +141,7 @@ def _check_known(cell: Sampled, data: AnyData, where: str) -> None:
     """What a condition asks for is taken from the data, which must know it."""
     if not isinstance(data, VideoData):
         return
-    first = data.split(getattr(cell, "split", next(iter(data.splits))))[:1]
+    first = splits.indices(data, getattr(cell, "split", next(iter(data.splits))))[:1]
     seeds = torch.zeros(1, dtype=torch.int64)[: len(first)]
     for kind, known in (
         ("class", data.labels(first)),

@@ -33,6 +33,8 @@ class Gate(BaseModel):
     model: str
     data: str
     weights: str = "zoo"
+    condition: str | None = None  # under which the model's samples were drawn
+    split: str | None = None  # that they are compared with; None: whichever there is
     baseline: str = "pca20-gaussian"
     floor: str = "real-images"
     distance: str = "fd_lite0"
@@ -42,6 +44,8 @@ class Gate(BaseModel):
     least_classes: float | None = Field(default=10.0, gt=0)
     least_confident: float | None = Field(default=0.6, gt=0, le=1)
     most_copies: float | None = Field(default=0.05, ge=0, le=1)
+    at_least: dict[str, float] = Field(default_factory=dict)  # metric -> limit
+    at_most: dict[str, float] = Field(default_factory=dict)
 
     @property
     def limits(self) -> tuple[tuple[str, str, float], ...]:
@@ -51,7 +55,10 @@ class Gate(BaseModel):
             ("digit_confident", ">=", self.least_confident),
             ("copy_share", "<=", self.most_copies),
         )
-        return tuple((name, sign, limit) for name, sign, limit in every if limit is not None)
+        found = [(name, sign, limit) for name, sign, limit in every if limit is not None]
+        found += [(name, ">=", limit) for name, limit in self.at_least.items()]
+        found += [(name, "<=", limit) for name, limit in self.at_most.items()]
+        return tuple(found)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -176,6 +183,10 @@ class _Numbers:
         rows = [row for row in self._rows if row["model"] == model and row["metric"] == metric]
         if model == self.gate.model:
             rows = [row for row in rows if _same_weights(self.gate.weights, row["weights"])]
+            if not model.startswith("folder:"):  # whose variant is its content
+                rows = [row for row in rows if row["variant"] == self.gate.condition]
+        if self.gate.split is not None:
+            rows = [row for row in rows if row["split"] == self.gate.split]
         if not rows:
             raise Unjudged(
                 f"no {metric} of {model} on {self.gate.data} is in the results (numbers of "

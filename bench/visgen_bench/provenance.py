@@ -112,7 +112,7 @@ def columns_of(
         "kind": cell.kind,
         "model": source_of(cell),
         "family": getattr(config, "family", None) or _folder_family(cell),
-        "variant": _variant(cell, images),
+        "variant": _variant(cell, config, images),
         "weights": contents.weights,
         "task": media.VIDEO_TASK if clip else getattr(config, "task", "image-generation"),
         "dataset": spec_name(cell.data) if cell.data else None,
@@ -138,7 +138,7 @@ def columns_of(
     }
 
 
-def _variant(cell: Cell, images: "AnyData | None") -> str | None:
+def _variant(cell: Cell, config: Any, images: "AnyData | None") -> str | None:
     """What tells cells of one model and seed apart that no other column does.
 
     A folder is its content, whatever its name; the speed of a training step is that of its recipe.
@@ -149,7 +149,9 @@ def _variant(cell: Cell, images: "AnyData | None") -> str | None:
     if isinstance(cell, PerformanceCell) and cell.recipe is not None:
         return f"{cell.recipe.objective}-{content_key(dataclasses.asdict(cell.recipe))[:6]}"
     if isinstance(cell, Sampled):
-        parts = [cell.condition] if cell.condition else []
+        given = getattr(config, "context", 0)
+        asked = [f"{kind}:{given}" if kind == "frames" else kind for kind in cell.conditions]
+        parts = ["+".join(asked)] if asked else []
         parts += [f"{name}={value}" for name, value in sorted((cell.sampling or {}).items())]
         return " ".join(parts) or None
     return None

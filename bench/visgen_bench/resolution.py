@@ -110,10 +110,10 @@ class Resolver:
         cell, where = placed.cell, placed.where
         if cell.model:
             self._config(cell.model, where)
-        if isinstance(cell, QualityCell):
-            check_metrics(cell, where)
         if cell.data is not None:
             check_data(cell.data, where)
+        if isinstance(cell, QualityCell):
+            check_metrics(cell, where)
 
     def _resolve(self, placed: Placed) -> Resolved:
         cell, where = placed.cell, placed.where

@@ -45,13 +45,14 @@ def is_clips(row: Row) -> bool:
 
 
 def condition(row: Row) -> str | None:
-    """What samples were asked for, as in `class+frames`; None for nothing.
+    """What samples were asked for, as in `class+frames:1` (first frames given); None for nothing.
 
     It stands first in the variant (`text guidance=2.0`); how they were drawn, which follows, is no
     condition: two ways to draw may be compared.
     """
     first = (row["variant"] or "").partition(" ")[0]
-    return first if first and set(first.split("+")) <= set(CONDITIONS) else None
+    kinds = {kind.partition(":")[0] for kind in first.split("+")}
+    return first if first and kinds <= set(CONDITIONS) else None
 
 
 def label(row: Row, distinguishing: Iterable[str] = ()) -> str:

@@ -87,14 +87,15 @@ def note(column: Column) -> str:
 
 
 def floor(column: Column) -> str:
-    """What real samples score at the same counts: `floor 12.3`; empty where nobody asked.
+    """What real clips score at the same counts: `floor 12.3`; empty where nobody asked.
 
-    Where higher is better it is what real samples reach, and no floor.
+    Where higher is better it is what real clips reach, and no floor. Of pictures the reference's
+    row says it.
     """
     row = column.board.floor
-    if row is None:
+    if row is None or not column.board.clips:
         return ""
-    name = "floor" if column.board.metric.higher_is_better is False else "real samples"
+    name = "floor" if column.board.metric.higher_is_better is False else "real clips"
     return f"{name} {column.scale.show(row.value)}"
 
 

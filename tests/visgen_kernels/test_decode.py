@@ -1,6 +1,7 @@
 """The decoding step: its kernels in Triton's interpreter, its CPU route, the operator."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from visgen_kernels import (
@@ -23,7 +25,9 @@ from visgen_kernels import (
     attention,
     attention_decode,
 )
+from visgen_kernels.decode_chunked import decode_chunked
 from visgen_kernels.decode_launch import decode_splits
+from visgen_kernels.key_blocks import KeyLists
 
 OPERATOR = torch.ops.visgen.attention_decode.default
 STRIDED = BlockList.strided(3, 4, 8, block=8)  # 96 tokens
@@ -182,6 +186,35 @@ def test_blocks_that_are_not_listed_are_not_read() -> None:
         for block in set(range(12)) - set(listed):
             k[sample, 8 * block : 8 * block + 8] = v[sample, 8 * block : 8 * block + 8] = torch.nan
     assert torch.equal(attention_decode(q, k, v, lengths, blocks=STRIDED), clean)
+
+
+class KeysRead(TorchDispatchMode):
+    """Keys that products over a cache were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "attention" in function.__name__:
+            self.most = max(self.most, args[1].shape[-2])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("grid", "blocks"), [((4, 16, 16), 8), ((4, 32, 32), 8), ((8, 32, 32), 12)]
+)
+def test_a_strided_step_reads_no_more_keys_than_its_blocks_hold(
+    grid: tuple[int, int, int], blocks: int
+) -> None:
+    strided, tokens = BlockList.strided(*grid), math.prod(grid)
+    assert int(strided.offsets.diff().max()) == blocks
+    lists = KeyLists(strided.offsets, strided.columns, strided.block, by_sample=False)
+    cache, query = draw(1, tokens, 1, 2), draw(1, 1, 1, 2)
+    with KeysRead() as read:
+        for length in range(32, tokens + 1, 32):  # the last code of a block sees most
+            decode_chunked(query, cache, cache, torch.tensor([length]), lists, 1.0)
+    assert read.most == 32 * blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -367,8 +367,8 @@ def test_the_floor_stands_beside_the_scores_of_its_own_count(folder: Any) -> Non
     tables = pivots(leaderboard(folder.root).boards)
     said = {table.facts["n"]: [floor(column) for column in table.columns] for table in tables}
     assert said == {
-        24: ["floor 3", "real samples 0.2500"],
-        48: ["floor 1.500", "real samples 0.2500"],
+        24: ["floor 3", "real clips 0.2500"],
+        48: ["floor 1.500", "real clips 0.2500"],
     }
     assert "floor 3; " in note(next(t for t in tables if t.facts["n"] == 24).columns[0])
 

@@ -250,7 +250,7 @@ class VideoGPT(nn.Module):
         sampling = sampling or Sampling()
         seen = self._asked(condition, sampling, n)
         cache = self.prior.cache(seen, 2 * n if self._guided(sampling) else n)
-        kept = [*cache.keys, *cache.values, *(tensor for pair in cache.pairs for tensor in pair)]
+        kept = [*cache.memory, *(tensor for pair in cache.pairs for tensor in pair)]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     @torch.no_grad()
