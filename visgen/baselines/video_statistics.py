@@ -3,7 +3,7 @@
     real-videos       training clips themselves: the floor of every metric
     shuffled-videos   training clips whose pixels change places, in all frames alike
     mean-clip         the mean of the training clips, for every seed
-    copy-last-frame   the given frames, then the last of them again and again
+    copy-last-frame   the given frames (one; of `copy-last-of-4` four), then the last of them again
 
 They are fitted, not built, and read clips by index when they are asked: no set is held in memory.
 n clips, t frames, h rows, w columns.
@@ -203,4 +203,5 @@ PRESETS = {
     "shuffled-videos": ShuffledVideosConfig(),
     "mean-clip": MeanClipConfig(),
     "copy-last-frame": CopyLastFrameConfig(),
+    "copy-last-of-4": CopyLastFrameConfig(context=4),
 }

@@ -189,7 +189,7 @@ class SelfAttention(nn.Module):
         memory[:, :, :, at] = packed[:, 1:].transpose(0, 1)
         if x.device.type == "cpu" and isinstance(self.mask, Causal):
             # A query that sees all keys needs no lengths. Finding that out costs `attention_decode`
-            # a seventh of a step (10.5 ms with it, 9.0 without): the keys push Python out of caches.
+            # a seventh of a step (10.5 ms with it, 9.0 without): keys push Python out of caches.
             keys, values = memory[:, :, :, : at + 1].unbind()
             scores = (packed[:, 0, :, None] * keys.shape[-1] ** -0.5) @ keys.mT  # (b, h, 1, l)
             return self.out((scores.softmax(-1) @ values).view(x.shape))
