@@ -48,6 +48,9 @@ def check_name(spec: str) -> None:
 def clip_of(cell: CellBase, config: Any) -> "Clip":
     """What is taken of each video: the cell's own clip, or the model's.
 
+    A sampling choice `frames` makes longer clips of the model's size; they are compared with real
+    clips that are as long.
+
     Raises:
         ValueError: if neither says a size, or they differ.
     """
@@ -62,6 +65,7 @@ def clip_of(cell: CellBase, config: Any) -> "Clip":
         fits = "x".join(map(str, models))
         raise ValueError(f'clip = "{cell.clip}": {cell.model} makes clips of {fits}; leave it out')
     frames, rows, columns = size
+    frames = int((getattr(cell, "sampling", None) or {}).get("frames") or frames)
     return Clip(
         frames=frames,
         size=(rows, columns),

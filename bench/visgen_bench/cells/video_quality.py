@@ -84,6 +84,7 @@ class ClipScoring:
             return SampleFacts(real=real)
         asked = self.cell.metrics
         rebuilt = any(part in metric for metric in asked for part in _RECONSTRUCTED)
+        rebuilt = rebuilt and _fits(source, real)
         return SampleFacts(
             real=real,
             reconstruction=source.reconstructed(real) if rebuilt else None,
@@ -153,6 +154,11 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
         if facts.real is None or not hasattr(model, "nats_per_code"):
             raise FactsMissing("these samples come from no model that gives codes a likelihood.")
         assert isinstance(source, ModelClips)
+        if not _fits(source, facts.real):
+            raise FactsMissing(
+                f"the model gives clips of {source.model.clip_size[0]} frames a likelihood, these "
+                f"have {facts.real.shape[1]}; leave sampling.frames out."
+            )
         real = facts.real.to(source.device)
         return source.model.nats_per_code(real, facts.condition).cpu()[:, None]
 
@@ -160,11 +166,18 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
     return {**PER_SAMPLE, **{function.__name__: function for function in own}}
 
 
+def _fits(source: ModelClips, clips: Tensor) -> bool:
+    """Whether clips (n, t, 3, h, w) are as long as those that the model has codes for."""
+    return clips.shape[1] == source.model.clip_size[0]
+
+
 @torch.no_grad()
 def code_usage(source: Source, real: RealClips, samples: int) -> tuple[float, int] | None:
     """(share of the codes that real clips are made of, clips looked at); None without codes."""
     model = getattr(source, "model", None)
     if not isinstance(source, ModelClips) or not hasattr(model, "code_count"):
+        return None
+    if real.data.clip.frames != source.model.clip_size[0]:
         return None
     used = torch.zeros(source.model.code_count, dtype=torch.bool)
     n = min(samples, len(real.indices))
