@@ -264,8 +264,8 @@ def test_timed_clips_say_what_a_clip_consists_of(bench, small: Path) -> None:
     assert rate["unit"] == "clips/s"
     assert found["frame_rate", "sample"]["value"] == pytest.approx(16 * rate["value"])
     assert found["token_rate", "sample"]["value"] == pytest.approx(4 * 4 * 4 * rate["value"])
-    # Floats of 2 clips and 1 layer: keys and values of 64 codes, 24 channels each; those of the 4 x 4
-    # places of a first frame, which is looked at even where none is given: 24 and 12 channels.
+    # Floats of 2 clips and 1 layer: keys and values of 64 codes, 24 channels each; those of the
+    # 4 x 4 places of a first frame, looked at even where none is given: 24 and 12 channels.
     assert found["mem_cache", "sample"]["value"] == 4 * 2 * (64 * 2 * 24 + 16 * (24 + 12))
     assert found["first_frame", "sample"]["value"] > 0
     for phase in ("sample", "vqvae_step", "prior_step"):

@@ -147,13 +147,13 @@ def fetch(
     if found is not None:
         read_verified(found, file.sha256 or None, file)
         return found
-    if not allow_download:
-        raise WeightsOffline(f"{file.files[0]} is not here and downloads are off; {wanted(file)}.")
     if not file.sha256 or not (url or file.url):
         raise WeightsOffline(
             f"{file.files[0]} is not here, and a file without a published hash is not downloaded; "
             f"{wanted(file)}."
         )
+    if not allow_download:
+        raise WeightsOffline(f"{file.files[0]} is not here and downloads are off; {wanted(file)}.")
     return _download(file, folder or cache_folder(), url or file.url)
 
 
