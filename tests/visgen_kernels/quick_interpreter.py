@@ -41,9 +41,11 @@ def order_sums() -> None:
     """From now on, in this process, matrix products of floats are summed in float64."""
     plain = InterpreterBuilder.create_dot
 
-    def create_dot(self: Any, a: Any, b: Any, d: Any, *precision: Any) -> Any:
+    def create_dot(
+        self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any
+    ) -> Any:
         if a.data.dtype.kind != "f" or b.data.dtype.kind != "f":  # bit patterns of other formats
-            return plain(self, a, b, d, *precision)
+            return plain(self, a, b, d, input_precision, max_num_imprecise_acc)
         total = np.matmul(a.data, b.data, dtype=np.float64) + d.data
         return TensorHandle(total.astype(d.data.dtype), d.dtype.scalar)
 
