@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -53,3 +55,24 @@ class Conditions:
 
 
 Condition = ClassLabel | FirstFrames | Actions | Text | Conditions
+Single = ClassLabel | FirstFrames | Actions | Text
+Part = TypeVar("Part", ClassLabel, FirstFrames, Actions, Text)
+
+
+def combined(parts: Sequence[Single]) -> Condition | None:
+    """One condition of several parts; None of none."""
+    if len(parts) > 1:
+        return Conditions(tuple(parts))
+    return parts[0] if parts else None
+
+
+def parts_of(condition: Condition | None) -> tuple[Single, ...]:
+    """What a condition consists of; nothing of None."""
+    if condition is None:
+        return ()
+    return condition.several if isinstance(condition, Conditions) else (condition,)
+
+
+def part_of(condition: Condition | None, kind: type[Part]) -> Part | None:
+    """The part of that kind, if there is one."""
+    return next((one for one in parts_of(condition) if isinstance(one, kind)), None)

@@ -1,5 +1,6 @@
 """Whether a cell is about pictures or clips, and its data set opened as such."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +11,26 @@ if TYPE_CHECKING:
     from visgen.data import Data
     from visgen.data.videos import Clip, VideoData
 
+    AnyData = Data | VideoData
+
 VIDEO_TASK = "video-generation"
 STRIDE, POLICY = 1, "first"
 
 
 def is_video(spec: str) -> bool:
     """Whether a data spec names clips; `videos:PATH` and the video sets do, plug-ins included."""
-    from visgen.data.video_opening import video_names
+    from visgen.data import opening, video_opening
 
-    return spec.partition(":")[0] in {name.partition(":")[0] for name in video_names()}
+    kind = spec.partition(":")[0]
+    if kind in _kinds(video_opening.SPECS):
+        return True
+    if kind in _kinds(opening.SPECS):
+        return False  # plug-ins are looked for only where our own sets end: that takes a while
+    return kind in _kinds(video_opening.video_names())
+
+
+def _kinds(specs: Iterable[str]) -> set[str]:
+    return {spec.partition(":")[0] for spec in specs}
 
 
 def has_clips(cell: Cell, config: Any) -> bool:
@@ -76,7 +88,7 @@ def clip_of(cell: CellBase, config: Any) -> "Clip":
 
 def open_set(
     spec: str, cell: CellBase, config: Any, *, root: Path | None, offline: bool
-) -> "Data | VideoData":
+) -> "AnyData":
     """The set that `spec` names, opened for the cell.
 
     Raises:

@@ -26,10 +26,7 @@ from visgen_bench.cell import (
 from visgen_bench.measure import environment
 
 if TYPE_CHECKING:
-    from visgen.data import Data
-    from visgen.data.videos import VideoData
-
-    AnyData = Data | VideoData
+    from visgen_bench.media import AnyData
 
 PACKAGE = Path(__file__).parent
 

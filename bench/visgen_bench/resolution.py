@@ -40,10 +40,8 @@ from visgen_bench.provenance import code_files, columns_of, machine_of
 from visgen_bench.suite import Placed, SuiteError
 
 if TYPE_CHECKING:
-    from visgen.data import Data
-    from visgen.data.videos import Clip, VideoData
-
-    AnyData = Data | VideoData
+    from visgen.data.videos import Clip
+    from visgen_bench.media import AnyData
 
 C = TypeVar("C", bound=CellBase)
 W = TypeVar("W", TrainCell, QualityCell)

@@ -11,19 +11,26 @@ than the model's, window after window: the last codes of one are the first of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visgen.conditions import Actions, ClassLabel, Condition, Conditions, FirstFrames, Text
+from visgen.conditions import (
+    Actions,
+    ClassLabel,
+    Condition,
+    Conditions,
+    FirstFrames,
+    Text,
+    part_of,
+    parts_of,
+)
 from visgen.models.prior import Prior, PriorConfig, Seen
 from visgen.models.vqvae import VQVAE, VQVAEConfig
 from visgen.pixels import from_unit, to_unit
 from visgen.seeds import uniform
-
-Part = TypeVar("Part", ClassLabel, FirstFrames, Actions, Text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +141,7 @@ class VideoGPT(nn.Module):
         """
         sampling = sampling or Sampling()
         frames, step = sampling.frames or self.clip_size[0], self.config.vqvae.downsample[0]
-        if frames > self.clip_size[0] and _part(condition, Actions):
+        if frames > self.clip_size[0] and part_of(condition, Actions):
             raise ValueError(
                 f"actions say what happens in {self.clip_size[0]} frames, got frames={frames}; "
                 f"leave frames at 0."
@@ -153,7 +160,7 @@ class VideoGPT(nn.Module):
             clip = self.decode(codes)
             clips.append(clip if known is None else clip[:, overlap * step :])
             known, window = codes[:, times - overlap :], window + 1
-            if (first := _part(condition, FirstFrames)) is not None and have < frames:
+            if (first := part_of(condition, FirstFrames)) is not None and have < frames:
                 begun = clip[:, (times - overlap) * step :]
                 condition = _replaced(condition, FirstFrames(begun[:, : first.frames.shape[1]]))
         return torch.cat(clips, 1)[:, :frames]
@@ -273,7 +280,7 @@ class VideoGPT(nn.Module):
     def condition_tensors(self, condition: Condition | None) -> dict[str, Any]:
         """The parts of a condition by the names of `Prior.look`'s arguments."""
         device, found = self.prior.start.device, {}
-        for one in _several(condition):
+        for one in parts_of(condition):
             if isinstance(one, ClassLabel):
                 found["labels"] = one.labels.to(device)
             elif isinstance(one, Actions):
@@ -306,7 +313,7 @@ class VideoGPT(nn.Module):
             FirstFrames: (config.frames, (n, config.frames, 3, rows, columns)),
             Text: (len(config.words), (n,)),
         }
-        for one in _several(condition):
+        for one in parts_of(condition):
             wanted, shape = takes[type(one)]
             if not wanted:
                 can = ", ".join(kind.__name__ for kind, (has, _) in takes.items() if has)
@@ -373,20 +380,9 @@ def _kept(probabilities: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
 
 
-def _several(condition: Condition | None) -> tuple[ClassLabel | FirstFrames | Actions | Text, ...]:
-    if condition is None:
-        return ()
-    return condition.several if isinstance(condition, Conditions) else (condition,)
-
-
-def _part(condition: Condition | None, kind: type[Part]) -> Part | None:
-    """The part of that kind, if there is one."""
-    return next((one for one in _several(condition) if isinstance(one, kind)), None)
-
-
 def _replaced(condition: Condition | None, part: FirstFrames) -> Condition:
     """The condition with other first frames."""
-    others = [one for one in _several(condition) if not isinstance(one, FirstFrames)]
+    others = [one for one in parts_of(condition) if not isinstance(one, FirstFrames)]
     return Conditions((*others, part))
 
 

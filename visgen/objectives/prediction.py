@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visgen.baselines.predictor import Predictor
+from visgen.objectives.recipe import check_counts
 from visgen.objectives.update import Update
 from visgen.seeds import Draws
 
@@ -31,13 +32,7 @@ class PredictorRecipe:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 1.")
-        if self.batch % self.accumulate:
-            raise ValueError(
-                f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts."
-            )
+        check_counts(steps=self.steps, batch=self.batch, accumulate=self.accumulate)
         if self.l1 < 0:
             raise ValueError(f"l1={self.l1}; the weight of the absolute error is 0 or more.")
 

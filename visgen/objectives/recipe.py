@@ -37,3 +37,12 @@ class Recipe(Protocol):
     def decay(self, step: int) -> float:
         """The moving average's decay after so many steps; 0: the weights themselves."""
         ...
+
+
+def check_counts(*, steps: int, batch: int, accumulate: int) -> None:
+    """Raise ValueError unless all are 1 or more and the batch can be cut into equal parts."""
+    for name, value in (("steps", steps), ("batch", batch), ("accumulate", accumulate)):
+        if value < 1:
+            raise ValueError(f"{name}={value}; it must be at least 1.")
+    if batch % accumulate:
+        raise ValueError(f"a batch of {batch} cannot be cut into {accumulate} equal parts.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from visgen.objectives.recipe import check_counts
 from visgen.objectives.update import Update, constant, cosine
 from visgen.pixels import to_unit
 from visgen.seeds import Draws
@@ -36,7 +37,7 @@ class VqvaeRecipe:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_counts(steps=self.steps, batch=self.batch, accumulate=self.accumulate)
 
     @property
     def kept(self) -> str:
@@ -102,7 +103,7 @@ class PriorRecipe:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_counts(steps=self.steps, batch=self.batch, accumulate=self.accumulate)
         if not (0 <= self.drop <= 1 and 0 <= self.ema < 1):
             raise ValueError(f"drop={self.drop} is 0 to 1, ema={self.ema} is 0 or more, below 1.")
 
@@ -150,13 +151,3 @@ class PriorRecipe:
             vectors = model.vqvae.embed(batch.codes)
         logits = model.prior(vectors, seen, draws)
         return F.cross_entropy(logits.flatten(0, 1).float(), batch.codes.flatten())
-
-
-def _check(recipe: VqvaeRecipe | PriorRecipe) -> None:
-    for name in ("steps", "batch", "accumulate"):
-        if getattr(recipe, name) < 1:
-            raise ValueError(f"{name}={getattr(recipe, name)}; it must be at least 1.")
-    if recipe.batch % recipe.accumulate:
-        raise ValueError(
-            f"a batch of {recipe.batch} cannot be cut into {recipe.accumulate} equal parts."
-        )

@@ -14,9 +14,9 @@ from visgen.conditions import (
     Actions,
     ClassLabel,
     Condition,
-    Conditions,
     FirstFrames,
     Text,
+    combined,
 )
 from visgen.data.videos import VideoData
 from visgen.seeds import sample_seeds
@@ -59,9 +59,7 @@ class RealClips:
                 parts.append(Text(tuple(_known(self.data.captions(chosen)))))
             else:
                 parts.append(Actions(_known(self.data.actions(chosen, self.seeds(places)))))
-        if len(parts) > 1:
-            return Conditions(tuple(parts))
-        return parts[0] if parts else None
+        return combined(parts)
 
 
 def _known(found: Any) -> Any:

@@ -1,15 +1,12 @@
 """Clips for people to look at: a sheet of frames, and a film that plays them side by side."""
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from visgen_bench.cells.grid import BACKGROUND, GAP, enlarged
+from visgen_bench.cells.grid import BACKGROUND, GAP, enlarged, save_picture
 
 ROWS = 8  # clips on a sheet of frames
 COLUMNS = 16  # frames of each at most, evenly spread
@@ -50,30 +47,9 @@ def film(clips: Sequence[Tensor]) -> Tensor:
 
 def save_clips(folder: Path, name: str, clips: Sequence[Tensor]) -> None:
     """Write `NAME.png`, the sheet, and `NAME.webp`, the film; each whole or not at all."""
-    from PIL import Image
-
-    sheet = Image.fromarray(_array(frames_sheet(clips)))
-    pages = [Image.fromarray(_array(page)) for page in film(clips)]
-    _save(folder / f"{name}.png", sheet, format="png")
-    _save(
-        folder / f"{name}.webp",
-        pages[0],
-        format="webp",
-        save_all=True,
-        append_images=pages[1:],
-        duration=FRAME_MS,
-        loop=0,
-        quality=90,
-    )
-
-
-def _save(path: Path, image: object, **options: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        image.save(temporary, **options)  # type: ignore[attr-defined]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_picture(folder / f"{name}.png", frames_sheet(clips), format="png")
+    options = {"format": "webp", "duration": FRAME_MS, "loop": 0, "quality": 90}
+    save_picture(folder / f"{name}.webp", *film(clips), **options)
 
 
 def _spread(length: int, most: int) -> Tensor:
@@ -91,7 +67,3 @@ def _tiled(rows: Sequence[Sequence[Tensor]]) -> Tensor:
             top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
             page[:, top : top + height, left : left + width] = picture
     return page
-
-
-def _array(picture: Tensor) -> np.ndarray:
-    return np.asarray(picture.permute(1, 2, 0).contiguous().numpy())

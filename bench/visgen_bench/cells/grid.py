@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +49,27 @@ def enlarged(image: Tensor) -> Tensor:
 
 def save_sheet(path: Path, images: Sequence[Tensor]) -> None:
     """Write the sheet of `images` as PNG, whole or not at all."""
+    save_picture(path, sheet(images), format="png")
+
+
+def save_picture(path: Path, *pages: Tensor, **options: Any) -> None:
+    """Write one picture, or a film of several, whole or not at all.
+
+    Args:
+        path: The file.
+        pages: uint8 (3, h, w) each.
+        options: Of Pillow's `save`.
+    """
     from PIL import Image
 
-    page = sheet(images).permute(1, 2, 0).contiguous().numpy()
+    first, *rest = (
+        Image.fromarray(np.asarray(page.permute(1, 2, 0).contiguous().numpy())) for page in pages
+    )
+    if rest:
+        options |= {"save_all": True, "append_images": rest}
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        Image.fromarray(np.asarray(page)).save(temporary, format="png")
+        first.save(temporary, **options)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

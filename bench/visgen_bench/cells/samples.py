@@ -64,26 +64,11 @@ class ModelSource(Source):
             return config.fit(data.images(train), run_seed=cell.seed).to(self.device)
         torch.manual_seed(cell.seed)  # the initial weights of an untrained twin
         model = config.build(attention=cell.attention)
-        self.weights_sha256 = self._load(model, context)
+        self.weights_sha256 = load_named(model, cell.weights, context)
         if cell.memory_format == "channels_last":
             for network in model.networks().values():
                 network.to(memory_format=torch.channels_last)
         return model.to(self.device)
-
-    def _load(self, model: Any, context: Context) -> str | None:
-        from visgen import zoo
-        from visgen.checkpoints import load_weights
-
-        head, _, name = (self.cell.weights or "untrained").partition(":")
-        if head == "zoo":
-            return zoo.load(name, model)
-        if head in ("file", "train"):
-            if context.weights_path is None:
-                raise ValueError(
-                    f"weights {self.cell.weights}: the planner found no file for them."
-                )
-            return load_weights(model, context.weights_path)
-        return None
 
     @torch.no_grad()
     def draw(self, indices: Tensor) -> Iterator[Tensor]:
@@ -99,6 +84,24 @@ class ModelSource(Source):
         if self.cell.dtype == "fp32":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, AUTOCAST[self.cell.dtype])
+
+
+def load_named(model: Any, weights: str | None, context: Context) -> str | None:
+    """Load the weights that a cell names; their sha256, or None where the initial ones are meant.
+
+    Raises CheckpointError for a file that is damaged or another model's.
+    """
+    from visgen import zoo
+    from visgen.checkpoints import load_weights
+
+    head, _, name = (weights or "untrained").partition(":")
+    if head == "zoo":
+        return zoo.load(name, model)
+    if head in ("file", "train"):
+        if context.weights_path is None:
+            raise ValueError(f"weights {weights}: the planner found no file for them.")
+        return load_weights(model, context.weights_path)
+    return None
 
 
 def source_of(cell: QualityCell, config: Any, data: Data, context: Context) -> Source:

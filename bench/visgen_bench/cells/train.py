@@ -34,13 +34,14 @@ def run_train(cell: TrainCell, context: Context) -> None:
     from visgen.checkpoints import save_weights
     from visgen.checkpoints.weights import part_states
     from visgen.training import NonFiniteLoss, train
+    from visgen_bench.cells.samples import load_named
 
     config = config_of(cell)
     data = media.open_set(cell.data, cell, config, root=context.data_root, offline=context.offline)
     broken.report(data, context, phase="data")
     torch.manual_seed(cell.seed)
     model = config.build(attention=cell.attention)
-    begun = _start(cell, model, context)
+    begun = load_named(model, cell.weights, context)
     for part, network in model.networks().items():
         context.metric("params", float(sum(p.numel() for p in network.parameters())), phase=part)
     curves = Curves(context)
@@ -73,21 +74,6 @@ def run_train(cell: TrainCell, context: Context) -> None:
     context.metric("train_steps", float(result.steps), n=result.steps)
     context.metric("train_seconds", result.seconds, n=result.steps, timing_method="wall_sync")
     shutil.rmtree(context.state, ignore_errors=True)
-
-
-def _start(cell: TrainCell, model: Any, context: Context) -> str | None:
-    """Load what the training starts from; the file's sha256."""
-    from visgen import zoo
-    from visgen.checkpoints import load_weights
-
-    if cell.weights is None:
-        return None
-    head, _, name = cell.weights.partition(":")
-    if head == "zoo":
-        return zoo.load(name, model)
-    if context.weights_path is None:
-        raise ValueError(f"weights {cell.weights}: the planner found no file for them.")
-    return load_weights(model, context.weights_path)
 
 
 def _examples(

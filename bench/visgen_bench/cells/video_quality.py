@@ -125,16 +125,15 @@ def source_of(cell: QualityCell, config: Any, data: "VideoData", context: Contex
 
 def per_sample_of(source: Source) -> "dict[str, PerSample]":
     """The functions of per-sample metrics, with those that ask the model or a judge."""
-    from visgen.conditions import Actions, ClassLabel, Condition, Conditions, Text
+    from visgen.conditions import Actions, ClassLabel, Condition, Text, part_of
     from visgen_bench.metrics import motion_judge
     from visgen_bench.metrics.errors import FactsMissing
     from visgen_bench.metrics.per_sample import PER_SAMPLE, SampleFacts
 
     def asked(condition: Condition | None, kind: type[Any], what: str) -> Any:
-        parts = condition.several if isinstance(condition, Conditions) else (condition,)
-        for part in parts:
-            if isinstance(part, kind):
-                return part
+        part = part_of(condition, kind)
+        if part is not None:
+            return part
         raise FactsMissing(f'the samples were not asked for {what}; set condition = "{what}".')
 
     def class_obeyed(clips: Tensor, facts: SampleFacts) -> Tensor:

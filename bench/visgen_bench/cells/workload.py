@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visgen.conditions import Actions, ClassLabel, Condition, Conditions, FirstFrames, Text
+from visgen.conditions import Actions, ClassLabel, Condition, FirstFrames, Text, combined
 from visgen.objectives.gan import GanRecipe
 from visgen.objectives.prediction import PredictorRecipe
 from visgen.objectives.update import Update
@@ -260,9 +260,7 @@ def synthetic_condition(cell: PerformanceCell, config: Any) -> Condition | None:
             parts.append(Text((" ".join(config.prior.words[: config.prior.text_tokens]),) * n))
         else:
             parts.append(Actions(torch.ones(n, config.prior.actions)))
-    if len(parts) > 1:
-        return Conditions(tuple(parts))
-    return parts[0] if parts else None
+    return combined(parts)
 
 
 def synthetic_batch(cell: PerformanceCell, config: Any, model: Any) -> Any:
