@@ -36,6 +36,8 @@ class RealClips:
     def __init__(self, data: VideoData, split: str, most: int | None = None) -> None:
         self.data, self.split = data, split
         self.indices = splits.indices(data, split)[:most]
+        # A half is no split of the set's own, and a capped split is not all of it.
+        self.part = most is not None or split not in data.splits
 
     def seeds(self, places: Tensor) -> Tensor | None:
         """Where clips of the policy `random` begin; the same at every reading."""

@@ -14,16 +14,9 @@ def check_pictures(pictures: Any, asked: int, model: Any, name: str) -> None:
         model: May say its `image_size`; else any size will do.
         name: The preset, for the message.
     """
-    shape = tuple(getattr(pictures, "shape", ()))
-    wanted = (asked, 3, *(getattr(model, "image_size", None) or shape[2:] or ("h", "w")))
-    if isinstance(pictures, torch.Tensor) and shape == wanted and pictures.dtype == torch.uint8:
-        return
-    kind = getattr(pictures, "dtype", None)
-    given = type(pictures).__name__ if kind is None else f"{shape} {kind}"
-    raise ValueError(
-        f"generate of {name} gave {given} for {asked} seeds; it must give a tensor uint8 "
-        f"({', '.join(map(str, wanted))}) (visgen.pixels.to_bytes makes bytes)"
-    )
+    own = tuple(getattr(pictures, "shape", ()))[2:]
+    size = getattr(model, "image_size", None) or own or ("h", "w")
+    _check(pictures, (asked, 3, *size), "to_bytes", name)
 
 
 def check_clips(clips: Any, asked: int, model: Any, name: str) -> None:
@@ -35,14 +28,20 @@ def check_clips(clips: Any, asked: int, model: Any, name: str) -> None:
         model: Says its `clip_size`, (t, h, w); a sampling choice may make more frames.
         name: The preset, for the message.
     """
-    shape = tuple(getattr(clips, "shape", ()))
-    rows, columns = model.clip_size[1:]
-    fits = shape[:1] == (asked,) and shape[2:] == (3, rows, columns)
-    if isinstance(clips, torch.Tensor) and fits and clips.dtype == torch.uint8:
+    _check(clips, (asked, "frames", 3, *model.clip_size[1:]), "from_unit", name)
+
+
+def _check(given: Any, wanted: tuple[int | str, ...], maker: str, name: str) -> None:
+    """Raise ValueError unless `given` is uint8 of the shape `wanted`; "frames" is any number."""
+    shape = tuple(getattr(given, "shape", ()))
+    fits = len(shape) == len(wanted) and all(
+        size in ("frames", own) for own, size in zip(shape, wanted, strict=True)
+    )
+    if isinstance(given, torch.Tensor) and fits and given.dtype == torch.uint8:
         return
-    kind = getattr(clips, "dtype", None)
-    given = type(clips).__name__ if kind is None else f"{shape} {kind}"
+    kind = getattr(given, "dtype", None)
+    text = type(given).__name__ if kind is None else f"{shape} {kind}"
     raise ValueError(
-        f"generate of {name} gave {given} for {asked} seeds; it must give a tensor uint8 "
-        f"({asked}, frames, 3, {rows}, {columns}) (visgen.pixels.from_unit makes bytes)"
+        f"generate of {name} gave {text} for {wanted[0]} seeds; it must give a tensor uint8 "
+        f"({', '.join(map(str, wanted))}) (visgen.pixels.{maker} makes bytes)"
     )

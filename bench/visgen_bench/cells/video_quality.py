@@ -41,18 +41,12 @@ class ClipScoring:
         from visgen_bench.metrics.real_samples import RealSamples
         from visgen_bench.metrics.video_evaluation import VideoReference
 
-        real, data = self.real, self.real.data
-        places = torch.arange(len(real.indices))
-        whole = self.cell.reference is None
-        samples = RealSamples(
-            batches=lambda: (real.at(part) for part in places.split(_BATCH)),
-            n=len(places),
-            fingerprint=data.fingerprint,
-            split=self.cell.split,
-            image_size=data.clip.size,
-            selection="all" if whole else f"first {len(places)}",
-            media="video",
-            frames=data.clip.frames,
+        real = self.real
+        samples = RealSamples.from_videos(
+            real.data,
+            real.split,
+            real.seeds(torch.arange(len(real.indices))),
+            first=real.indices if real.part else None,
         )
         return VideoReference.prepare(metrics, samples, extractors=extractors, cache=cache)
 

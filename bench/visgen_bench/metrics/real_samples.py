@@ -80,14 +80,28 @@ class RealSamples:
 
     @classmethod
     def from_videos(
-        cls, data: VideoData, split: str, seeds: Tensor | None = None, batch: int = 16
+        cls,
+        data: VideoData,
+        split: str,
+        seeds: Tensor | None = None,
+        batch: int = 16,
+        *,
+        first: Tensor | None = None,
     ) -> Self:
-        """From a split of a video set; `seeds`, int64 (n,), place clips of the policy `random`."""
-        indices = data.split(split)
-        selection = "all"
+        """From a split of a video set.
+
+        Args:
+            data: The set.
+            split: Its name, which goes into the identity.
+            seeds: int64 (n,), place clips of the policy `random`.
+            batch: Clips that are read together.
+            first: int64 (n,), the clips of the split that are meant, if not all.
+        """
+        indices = data.split(split) if first is None else first
+        selection = "all" if first is None else f"first {len(first)}"
         if seeds is not None:
             drawn = hashlib.sha256(seeds.cpu().numpy().tobytes()).hexdigest()
-            selection = f"all, seeds {drawn[:16]}"
+            selection = f"{selection}, seeds {drawn[:16]}"
 
         def batches() -> Iterator[Tensor]:
             for part in torch.arange(len(indices)).split(batch):
