@@ -151,7 +151,7 @@ def takes(problem: Problem) -> bool:
         return False
     if not fits(problem.like.device, problem.d, problem.d_v, problem.call.dropout):
         return False
-    views = all(x.run for x in (problem.q, problem.k, problem.v))
+    views = all(x.run for x in (problem.q, problem.k, problem.v)) and not problem.scattered
     return views or problem.n_q * problem.n_k >= LEAST_COPIED_SCORES
 
 

@@ -44,6 +44,8 @@ _HEAD_PRODUCT = 1024 * 1024
 _HEAD_SCORES = 128 * 1024
 _NEAR_ROWS = 8 * 1024
 _KEPT_PER_INPUT = 2
+# Scores that one call of the fused kernel has to be worth, which costs some 50 microseconds.
+_LEAST_CALL_SCORES = 16 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,12 @@ class Geometry:
         return 0 < self.row * self.heads * self.d <= _NEAR_ROWS
 
     @property
+    def scattered(self) -> bool:
+        """Would the fused kernel be called for a handful of scores at a time, without copies?"""
+        most = self.run * self.heads * self.n_q * self.n_k
+        return self.run < self.sequences and most < _LEAST_CALL_SCORES
+
+    @property
     def single(self) -> bool:
         """Are all scores of the call so few that a walk over them costs more than it saves?"""
         return 0 not in self.scores and self.sequences <= self.together(SINGLE_SCORES)
@@ -119,7 +127,7 @@ def keeps_weights(
     """
     sizes = Geometry(layout, q, k, d_v)
     square = sizes.n_q * sizes.n_k
-    if fused and square and sizes.near and sizes.together(CHUNK_SCORES) > 1:
+    if fused and square and sizes.near and not sizes.scattered and sizes.together(CHUNK_SCORES) > 1:
         return False
     batch = sizes.sequences * sizes.heads
     inputs = batch * (sizes.n_q * q[-1] + sizes.n_k * (q[-1] + d_v))
