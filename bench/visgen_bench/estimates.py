@@ -128,7 +128,7 @@ def _quality(cell: QualityCell, config: Any) -> Estimate:
 
 
 def _train(cell: TrainCell, config: Any) -> Estimate:
-    """Every update at the recipe's batches; weights, gradients, two moments, and an average."""
+    """Every update at the recipe's batches; weights, gradients, an average, at most two moments."""
     recipe, pieces = cell.recipe, _pieces(cell.recipe)
     works = [_work(config, phase, max(1, n // parts), recipe) for phase, n, parts, _ in pieces]
     memory, disk = WORKER_BYTES + 5 * works[0].weights, 5 * works[0].weights

@@ -212,9 +212,12 @@ def test_heads_taken_apart_equal_the_definition_in_both_derivatives(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize(("scores", "inputs"), [(512 * 1024, 4 * 1024 * 1024), (400, 100)])
+@pytest.mark.parametrize(
+    ("scores", "inputs", "call"),
+    [(512 * 1024, 4 * 1024 * 1024, 0), (400, 100, 0), (512 * 1024, 4 * 1024 * 1024, 16 * 1024)],
+)
 def test_fused_kernel_equals_the_definition_in_both_derivatives(
-    case: Case, scores: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+    case: Case, scores: int, inputs: int, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = case.shapes
     if len(shapes) == 3:  # the kernel wants equal head dimensions
@@ -222,6 +225,7 @@ def test_fused_kernel_equals_the_definition_in_both_derivatives(
     case = Case(case.name, shapes, case.options, case.size, case.key_bias)
     expected = case.run("reference")
     monkeypatch.setattr(problem, "CHUNK_SCORES", scores)
+    monkeypatch.setattr(problem, "_LEAST_CALL_SCORES", call)
     monkeypatch.setattr(fused_cpu, "CHUNK_SCORES", scores)
     monkeypatch.setattr(fused_cpu, "_COPIED_INPUTS", inputs)
     monkeypatch.setattr(fused_cpu, "LEAST_COPIED_SCORES", 0)
@@ -229,6 +233,21 @@ def test_fused_kernel_equals_the_definition_in_both_derivatives(
     got = case.run("chunked")
     for theirs, ours in zip(expected, got, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("grid", "calls"),
+    [
+        ((4, 8, 8), 0),  # 32 runs of 8 sequences that lie together: handfuls of scores
+        ((4, 8, 256), 8),  # and of 256: one call each, without a copy
+    ],
+)
+def test_fused_kernel_is_not_called_for_handfuls(grid: tuple[int, ...], calls: int) -> None:
+    packed = torch.randn(2, *grid, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        attention(packed, layout=Axis(2))
+    names = [event.name for event in profile.events() or ()]
+    assert sum("flash_attention_for_cpu" in name for name in names) == calls
 
 
 @pytest.mark.parametrize("scores", CHUNKS)

@@ -228,7 +228,7 @@ class VideoGPT(nn.Module):
     def _asked(self, condition: Condition | None, sampling: Sampling, n: int) -> Seen:
         """The condition of n samples; with guidance of 2 n, the second half under none."""
         seen = self.look(condition, n)
-        return _both(seen, self.prior.look(n)) if self._guided(sampling) else seen
+        return _with_none(seen) if self._guided(sampling) else seen
 
     @torch.no_grad()
     def preview(
@@ -386,17 +386,13 @@ def _replaced(condition: Condition | None, part: FirstFrames) -> Condition:
     return Conditions((*others, part))
 
 
-def _both(first: Seen, second: Seen) -> Seen:
-    """Two batches' conditions as one batch's."""
+def _with_none(seen: Seen) -> Seen:
+    """A batch under its conditions, and then the same samples under none."""
 
-    def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat([a, b])
+    def both(under: Tensor | None, free: float | bool) -> Tensor | None:
+        return None if under is None else torch.cat([under, torch.full_like(under, free)])
 
-    return Seen(
-        cat(first.vector, second.vector),
-        cat(first.tokens, second.tokens),
-        cat(first.hidden, second.hidden),
-    )
+    return Seen(both(seen.vector, 0.0), both(seen.tokens, 0.0), both(seen.hidden, True))
 
 
 def _released(downsample: tuple[int, int, int], size: int, **changes: Any) -> VideoGPTConfig:
@@ -471,14 +467,27 @@ _MOVING_MNIST = VideoGPTConfig(
 
 
 def _tiny(**changes: Any) -> VideoGPTConfig:
-    """Ours, for two cores: clips of 16 x 32 x 32 as 4 x 8 x 8 codes; `changes` are the prior's."""
+    """Ours, for two cores: clips of 16 x 32 x 32 as 8 x 8 x 8 codes; `changes` are the prior's.
+
+    No attention in the VQ-VAE, as the paper has it for Moving MNIST.
+    """
     vqvae = VQVAEConfig(
-        size=(32, 32), width=32, inner_width=16, residual_layers=1, code_dim=64, codes=256
+        size=(32, 32),
+        downsample=(2, 4, 4),
+        width=32,
+        inner_width=32,
+        residual_layers=1,
+        axial=False,
+        code_kernel=3,
+        code_dim=64,
+        codes=512,
+        restart_below=0.1,
+        opponent=True,
     )
     prior = PriorConfig(
         grid=vqvae.grid,
         code_dim=64,
-        codes=256,
+        codes=512,
         width=96,
         layers=3,
         dropout=0.0,

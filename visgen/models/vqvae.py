@@ -12,7 +12,8 @@ paper's text has LayerNorm in its blocks; both codes have BatchNorm, and so has 
 
 Differs from both codes: a codebook knows whether it was initialised, so that going on with training
 keeps it; first codes and restarted ones are drawn from strata of the batch's rows, not by a
-permutation of all of them; a maximal downsampling of 2 works.
+permutation of all of them; the last bias starts at the first batch's mean; the variance is the
+recipe's; colours may be turned into opponent ones; a maximal downsampling of 2 works.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from visgen_kernels import Axis, attention, code_sums, nearest_code
 
 COMMITMENT = 0.25
 DECAY = 0.99
-VARIANCE = 0.06  # the loss is the squared error over this, for every data set (both codes)
 _TINY = 1e-7
 
 
@@ -53,6 +53,7 @@ class VQVAEConfig:
     code_dim: int = 256
     codes: int = 2048
     restart_below: float = 1.0  # counts of a code, averaged over batches
+    opponent: bool = False  # ours: the convolutions see and make `OpponentColours`
 
     def __post_init__(self) -> None:
         for name, size, by in zip(
@@ -162,6 +163,32 @@ class ResidualStack(nn.Module):
         for block in self.blocks:
             x = block(x, positions)
         return F.relu(self.norm(x))
+
+
+class OpponentColours(nn.Module):
+    """Red, green and blue as brightness and two colour differences: an orthonormal basis.
+
+    A squared error is the same in either. But colours differ less than brightness, and a network
+    learns their differences late unless it sees and makes them as values of their own, at a scale
+    like brightness' (the gains bring standard deviations of our drawn sets to 0.3 to 0.8).
+    """
+
+    basis: Tensor  # (3, 3), a row each
+    gains: Tensor  # (3,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+        self.register_buffer("basis", F.normalize(rows, dim=1), persistent=False)
+        self.register_buffer("gains", torch.tensor([3.0, 8.0, 8.0]), persistent=False)
+
+    def split(self, clips: Tensor) -> Tensor:
+        """(b, 3, t, h, w) in [-0.5, 0.5] -> the same shape; black is 0, as padding is."""
+        return F.conv3d(clips + 0.5, (self.gains[:, None] * self.basis)[:, :, None, None, None])
+
+    def join(self, values: Tensor) -> Tensor:
+        """What the decoder makes, without the gains, -> clips around 0."""
+        return F.conv3d(values, self.basis.T[:, :, None, None, None])
 
 
 class Encoder(nn.Module):
@@ -286,6 +313,7 @@ class VQVAE(nn.Module):
         self.positions = None
         if config.positions:
             self.positions = AxisPositions(config.grid, config.width)
+        self.colours = OpponentColours() if config.opponent else None
         self.encoder = Encoder(config, implementation)
         self.to_code = SameConv3d(config.width, config.code_dim, 1)
         self.codebook = Codebook(config.codes, config.code_dim, config.restart_below)
@@ -294,7 +322,8 @@ class VQVAE(nn.Module):
 
     def vectors(self, clips: Tensor) -> Tensor:
         """Clips -> what is quantised, (b, t, h, w, d)."""
-        return self.to_code(self.encoder(clips, self.positions)).movedim(1, -1)
+        seen = clips if self.colours is None else self.colours.split(clips)
+        return self.to_code(self.encoder(seen, self.positions)).movedim(1, -1)
 
     def encode(self, clips: Tensor) -> Tensor:
         """Clips -> codes int64 (b, t, h, w)."""
@@ -309,12 +338,19 @@ class VQVAE(nn.Module):
         return self._decode(self.embed(codes))
 
     def _decode(self, vectors: Tensor) -> Tensor:
-        return self.decoder(self.from_code(vectors.movedim(-1, 1)), self.positions)
+        made = self.decoder(self.from_code(vectors.movedim(-1, 1)), self.positions)
+        return made if self.colours is None else self.colours.join(made)
 
-    def loss(self, clips: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Squared error over 0.06, plus the commitment of vectors to their codes.
+    def loss(self, clips: Tensor, draws: Draws, variance: float) -> dict[str, Tensor]:
+        """Squared error over the data's variance, plus the commitment of vectors to their codes.
 
-        In training mode the codebook moves, after the codes of this batch were looked up.
+        In training mode the codebook moves, after the codes of this batch were looked up, and the
+        first (micro-)batch sets where training starts: codes, and the mean of what is decoded. (On
+        dark clips of small things the last bias else needs a hundred steps to get there, and a
+        hundred more pass before anything else is learned.)
+
+        Args:
+            variance: Of the values of all clips, which lie in [-0.5, 0.5].
 
         Returns:
             `loss` and, without gradient, `error` (squared, per value), `commitment`, `perplexity`
@@ -324,6 +360,7 @@ class VQVAE(nn.Module):
         rows = z.flatten(0, -2)
         if self.training and not bool(self.codebook.initialized):
             self.codebook.initialize(rows, draws.fork("first"))
+            self._start_at_mean(clips)
         indices = self.codebook(rows)
         e = self.embed(indices).view_as(z)
         commitment = COMMITMENT * F.mse_loss(z, e)
@@ -331,12 +368,22 @@ class VQVAE(nn.Module):
         if self.training:
             self.codebook.update(rows, indices, draws)
         return {
-            "loss": error / VARIANCE + commitment,
+            "loss": error / variance + commitment,
             "error": error.detach(),
             "commitment": commitment.detach(),
             "perplexity": perplexity(indices, self.config.codes),
             "alive": (self.codebook.counts >= self.codebook.restart_below).float().mean(),
         }
+
+    @torch.no_grad()
+    def _start_at_mean(self, clips: Tensor) -> None:
+        mean = clips.mean((0, 2, 3, 4))
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        bias = self.decoder.convs[-1].bias
+        assert isinstance(bias, Tensor)
+        bias.copy_(mean if self.colours is None else (self.colours.basis * mean).sum(1))
 
 
 def perplexity(indices: Tensor, codes: int) -> Tensor:

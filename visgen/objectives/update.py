@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from visgen.seeds import Draws
 
 Loss = Callable[[Any, Draws], dict[str, Tensor]]
 Schedule = Callable[[int], float]
+Optimizer = Literal["adam", "muon"]
 
 
 def constant(step: int) -> float:
@@ -35,10 +36,11 @@ class Update:
         repeat: Steps of it in one training step.
         batch: Samples of one step, over all micro-batches.
         accumulate: Micro-batches that a batch is cut into.
-        learning_rate: Adam's.
+        learning_rate: The optimiser's.
         reads_data: Whether `loss` gets a batch of examples or None.
         loss: (batch, draws) -> named scalars; the one called "loss" is differentiated.
         schedule: What the learning rate is multiplied by, from how often the update was run.
+        optimizer: Of all its parameters; see `visgen.training.muon` for Muon.
     """
 
     name: str
@@ -50,3 +52,4 @@ class Update:
     reads_data: bool
     loss: Loss
     schedule: Schedule = constant
+    optimizer: Optimizer = "adam"

@@ -1,7 +1,8 @@
 """What VideoGPT's two stages minimise (arXiv:2104.10157, section 3).
 
-First the VQ-VAE: squared error over a fixed variance, and the commitment of vectors to their codes.
-Then the prior, over the codes of a VQ-VAE that no longer changes: mean cross-entropy, in nats.
+First the VQ-VAE: squared error over the data's variance, and the commitment of vectors to their
+codes. Then the prior, over the codes of a VQ-VAE that no longer changes: mean cross-entropy, in
+nats.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visgen.objectives.recipe import check_counts
-from visgen.objectives.update import Update, constant, cosine
+from visgen.objectives.update import Optimizer, Update, constant, cosine
 from visgen.pixels import to_unit
 from visgen.seeds import Draws
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VqvaeRecipe:
-    """The first stage; the released code's Adam at a constant rate, or with a cosine to 0."""
+    """The first stage; the released code's Adam at a constant rate, or Muon, or a cosine to 0.
+
+    `variance` is that of the data's values, in [-0.5, 0.5], by which the squared error is divided.
+    Both codes take 0.06 for every data set. Where the data vary less, the vectors' commitment
+    outweighs what small things contribute to the error, and the codes lose them.
+    """
 
     objective: Literal["vqvae"] = "vqvae"
     steps: int
@@ -35,9 +41,15 @@ class VqvaeRecipe:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 1.0
     accumulate: int = 1
+    variance: float = 0.06
+    optimizer: Optimizer = "adam"
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batch, accumulate=self.accumulate)
+        if not 0 < self.variance <= 0.25:
+            raise ValueError(
+                f"variance={self.variance}: values in [-0.5, 0.5] have one above 0, 0.25 at most."
+            )
 
     @property
     def kept(self) -> str:
@@ -48,7 +60,7 @@ class VqvaeRecipe:
         """One update, on clips uint8 (b, t, 3, h, w)."""
 
         def loss(batch: Any, draws: Draws) -> dict[str, Tensor]:
-            return model.vqvae.loss(to_unit(batch), draws)
+            return model.vqvae.loss(to_unit(batch), draws, self.variance)
 
         update = Update(
             name="vqvae",
@@ -60,6 +72,7 @@ class VqvaeRecipe:
             reads_data=True,
             loss=loss,
             schedule=cosine(self.steps) if self.schedule == "cosine" else constant,
+            optimizer=self.optimizer,
         )
         return (update,)
 
@@ -86,7 +99,7 @@ class CodeBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRecipe:
-    """The second stage; the paper's Adam with a cosine to 0 over all steps.
+    """The second stage; the paper's Adam, or Muon, with a cosine to 0 over all steps.
 
     `drop` is the probability with which a sample's condition is left out, each kind for itself, so
     that one prior serves every subset of its conditions, and guidance.
@@ -101,6 +114,7 @@ class PriorRecipe:
     accumulate: int = 1
     drop: float = 0.1
     ema: float = 0.0
+    optimizer: Optimizer = "adam"
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batch, accumulate=self.accumulate)
@@ -128,6 +142,7 @@ class PriorRecipe:
             reads_data=True,
             loss=loss,
             schedule=cosine(self.steps),
+            optimizer=self.optimizer,
         )
         return (update,)
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from visgen.objectives.update import Update
 from visgen.seeds import Draws
+from visgen.training.muon import Muon
 
 Precision = Literal["fp32", "bf16"]
 
 
 class UpdateRunner:
-    """Carries out one `Update`: micro-batches, backward, clipping, Adam.
+    """Carries out one `Update`: micro-batches, backward, clipping, optimiser.
 
     Only the update's own part needs gradients meanwhile, so nothing is spent on the others'
     weights.
@@ -38,9 +39,14 @@ class UpdateRunner:
         self.clip = clip
         self.dtype = dtype
         self.parameters = list(model.networks()[update.part].parameters())
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=update.learning_rate, betas=betas, fused=True
-        )
+        if update.optimizer not in ("adam", "muon"):
+            raise ValueError(f"optimizer={update.optimizer!r} is not offered; use adam or muon.")
+        lr = update.learning_rate
+        self.optimizer: torch.optim.Optimizer
+        if update.optimizer == "muon":
+            self.optimizer = Muon(self.parameters, lr=lr, betas=betas)
+        else:
+            self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
 
     def run(self, batch: Any, draws: Draws) -> dict[str, float]:
         """One optimiser step.

@@ -1,7 +1,7 @@
 """What a performance cell repeats: one call that samples, or one optimiser step of one part.
 
 `sample` draws a batch of pictures or clips up to uint8. A step (`PARTS`) is what the training loop
-does (`visgen.training.UpdateRunner`): loss with its penalties, backward, clipping, Adam. Real
+does (`visgen.training.UpdateRunner`): loss with its penalties, backward, clipping, optimiser. Real
 samples, codes and conditions are synthetic: speed does not depend on them.
 """
 

@@ -188,10 +188,10 @@ class _Fused:
         return equal_parts(count, max(1, CHUNK_SCORES // (length(tile.rows) * length(tile.keys))))
 
     def blocks(self, tokens: list[Tokens], most: int) -> list[Block]:
-        """Blocks of at most `most` sequences; of one stride, if copies can be avoided."""
+        """Blocks of at most `most` sequences; of one stride where that pays (see `scattered`)."""
         problem = self.problem
         runs = min(x.run for x in tokens)
-        most = min(most, runs) if runs else most
+        most = min(most, runs) if runs and not problem.scattered else most
         if problem.shift is not None and not all(tile.whole for tile in self.tiles):
             # What keys add and what the mask hides together differ in every axis.
             largest = max(length(tile.rows) * length(tile.keys) for tile in self.tiles)

@@ -44,7 +44,8 @@ _HEAD_PRODUCT = 1024 * 1024
 _HEAD_SCORES = 128 * 1024
 _NEAR_ROWS = 8 * 1024
 _KEPT_PER_INPUT = 2
-# Scores that one call of the fused kernel has to be worth, which costs some 50 microseconds.
+# Scores that one call of the fused kernel has to be worth. Axial attention of 8 x 4 x 8 x 8 codes
+# along rows takes 2.3 ms forward and back in batched products, 13.2 ms in 32 calls of 2,048 scores.
 _LEAST_CALL_SCORES = 16 * 1024
 
 
@@ -123,7 +124,7 @@ def keeps_weights(
     and short sequences are spared a quarter of the backward's products and its exponentials. A mask
     that is walked in several tiles has no square of weights to keep. Where the fused kernel can do
     without it (see `fused_cpu`) and rows lie close, that moves less memory, unless one sequence is
-    work enough to stay in the cache.
+    work enough to stay in the cache, or its sequences are scattered in handfuls.
     """
     sizes = Geometry(layout, q, k, d_v)
     square = sizes.n_q * sizes.n_k

@@ -145,6 +145,19 @@ def test_numbers_close_to_one_draw_the_last_code_that_may_be_drawn() -> None:
 
 
 @torch.no_grad()
+def test_guidance_knows_sentences_shorter_than_the_longest() -> None:
+    """Guidance of 0 is no condition, of 1 the condition alone."""
+    model = tiny(words=("a", "red", "ball"), frames=1)
+    first = torch.randint(0, 256, (2, 1, 3, 16, 16), dtype=torch.uint8)
+    asked = Conditions((Text(("a ball", "a red ball")), FirstFrames(first)))
+    free = model.sample_codes(seeds(2), None, Sampling())
+    assert torch.equal(model.sample_codes(seeds(2), asked, Sampling(guidance=0.0)), free)
+    under = model.sample_codes(seeds(2), asked, Sampling())
+    nearly = model.sample_codes(seeds(2), asked, Sampling(guidance=1.0 + 1e-6))
+    assert torch.equal(nearly, under)
+    assert not torch.equal(under, free)
+
+
 def test_guidance_moves_logits_away_from_those_without_a_condition() -> None:
     model = tiny(classes=3)
     label = ClassLabel(torch.tensor([2, 0]))

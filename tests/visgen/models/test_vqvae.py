@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visgen.layers.same_padding import SameConv3d, SameConvTranspose3d
-from visgen.models.vqvae import VQVAE, AxialAttention, Codebook, VQVAEConfig, perplexity
+from visgen.models.vqvae import (
+    VQVAE,
+    AxialAttention,
+    Codebook,
+    OpponentColours,
+    VQVAEConfig,
+    perplexity,
+)
 from visgen.seeds import Draws
 
 TINY = VQVAEConfig(
@@ -183,7 +190,7 @@ def trained(steps: int = 1) -> VQVAE:
     torch.manual_seed(0)
     model = TINY.build().train()
     for step in range(steps):
-        model.loss(clips(seed=step), Draws(torch.tensor([1, 2]), "train", step))
+        model.loss(clips(seed=step), Draws(torch.tensor([1, 2]), "train", step), 0.06)
     return model
 
 
@@ -193,7 +200,7 @@ def test_going_on_with_training_does_not_initialise_the_codebook_again() -> None
     again.load_state_dict(model.state_dict())
     assert bool(again.codebook.initialized)
     for one in (model, again):
-        one.loss(clips(seed=9), Draws(torch.tensor([1, 2]), "train", 2))
+        one.loss(clips(seed=9), Draws(torch.tensor([1, 2]), "train", 2), 0.06)
     assert torch.equal(again.codebook.codes, model.codebook.codes)
     assert torch.equal(again.codebook.counts, model.codebook.counts)
 
@@ -201,17 +208,52 @@ def test_going_on_with_training_does_not_initialise_the_codebook_again() -> None
 def test_evaluation_changes_no_buffer() -> None:
     model = trained().eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.loss(clips(seed=3), DRAWS)
+    model.loss(clips(seed=3), DRAWS, 0.06)
     model.encode(clips(seed=4))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_loss_has_a_gradient_for_every_parameter() -> None:
     model = trained()
-    model.loss(clips(seed=5), DRAWS)["loss"].backward()
+    model.loss(clips(seed=5), DRAWS, 0.06)["loss"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_error_is_weighed_by_the_data_s_variance() -> None:
+    model = trained().eval()
+    found = {v: model.loss(clips(seed=5), DRAWS, v) for v in (0.06, 0.01)}
+    for variance, values in found.items():
+        expected = values["error"] / variance + values["commitment"]
+        torch.testing.assert_close(values["loss"].detach(), expected)
+    assert float(found[0.06]["error"]) == float(found[0.01]["error"])
+
+
+@pytest.mark.parametrize("opponent", [False, True])
+def test_training_starts_at_the_first_batch_s_mean(opponent: bool) -> None:
+    """With the last weights at 0 every pixel is the first batch's mean colour, and stays it."""
+    model = replace(TINY, opponent=opponent).build().train()
+    last = model.decoder.convs[-1]
+    assert isinstance(last, SameConvTranspose3d)
+    nn.init.zeros_(last.weight)
+    dark = clips() * torch.tensor([0.1, 0.2, 0.3])[:, None, None, None] - 0.3
+    model.loss(dark, DRAWS, 0.06)
+    model.loss(clips(seed=1), DRAWS, 0.06)
+    shown = model.decode(model.encode(dark))
+    mean = dark.mean((0, 2, 3, 4))[:, None, None, None].expand_as(shown[0])
+    torch.testing.assert_close(shown[1], mean)
+
+
+def test_opponent_colours_are_brightness_and_differences_without_loss() -> None:
+    colours, x = OpponentColours(), clips()
+    split = colours.split(x)
+    grey = colours.split(torch.full((1, 3, 1, 1, 1), -0.25)).flatten()
+    torch.testing.assert_close(grey, torch.tensor([3 * 0.25 * 3**0.5, 0.0, 0.0]))
+    back = colours.join(split / colours.gains[:, None, None, None])
+    torch.testing.assert_close(back - 0.5, x)
+    other = clips(seed=1)  # lengths stay, so a squared error does
+    torch.testing.assert_close((colours.join(x) - colours.join(other)).norm(), (x - other).norm())
 
 
 def test_decoder_is_learned_through_the_codes_as_if_they_were_the_vectors() -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -74,12 +75,16 @@ def states(model: VideoGPT) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def test_first_stage_changes_the_vqvae_alone_and_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 3e-3), ("muon", 1e-2)])
+def test_first_stage_changes_the_vqvae_alone_and_learns(
+    tmp_path: Path, optimizer: Literal["adam", "muon"], lr: float
+) -> None:
+    """It starts at the mean, whose error is the variance."""
     model, curve = build(), []
     before = states(model)
     train(
         model,
-        VqvaeRecipe(steps=30, batch=4, lr=3e-3),
+        VqvaeRecipe(steps=60, batch=4, lr=lr, optimizer=optimizer, variance=0.026),
         Clips(few(digits()), "train"),
         seed=0,
         folder=tmp_path,
@@ -87,7 +92,7 @@ def test_first_stage_changes_the_vqvae_alone_and_learns(tmp_path: Path) -> None:
         on_log=lambda _, figures: curve.append(figures["vqvae/error"]),
     )
     after = states(model)
-    assert sum(curve[-5:]) < 0.5 * sum(curve[:5])
+    assert sum(curve[-5:]) < 0.7 * sum(curve[:5])
     assert all(torch.equal(v, after["prior"][k]) for k, v in before["prior"].items())
     assert bool(model.vqvae.codebook.initialized)
     assert not model.vqvae.training
@@ -115,14 +120,20 @@ def test_second_stage_changes_the_prior_alone_and_starts_at_the_logarithm_of_k(
     assert all(torch.equal(v, after["vqvae"][k]) for k, v in before["vqvae"].items())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("stage", ["vqvae", "prior"])
-def test_a_run_in_two_parts_equals_one_in_one(stage: str, tmp_path: Path) -> None:
+def test_a_run_in_two_parts_equals_one_in_one(
+    stage: str, optimizer: Literal["adam", "muon"], tmp_path: Path
+) -> None:
     def run(folder: Path, steps: int, model: VideoGPT) -> str:
         data = few(digits())
         if stage == "vqvae":
-            recipe, examples = VqvaeRecipe(steps=6, batch=4), Clips(data, "train")
+            recipe, examples = (
+                VqvaeRecipe(steps=6, batch=4, optimizer=optimizer),
+                Clips(data, "train"),
+            )
         else:
-            recipe = PriorRecipe(steps=6, batch=4)
+            recipe = PriorRecipe(steps=6, batch=4, optimizer=optimizer)
             codes = torch.arange(24 * 32).view(24, 2, 4, 4) % 16
             examples = Latents(model, data, "train", codes.int())
 
@@ -217,6 +228,8 @@ def test_codes_of_clips_that_begin_anywhere_are_not_kept() -> None:
 def test_recipes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="steps=0; it must be at least 1"):
         VqvaeRecipe(steps=0, batch=1)
+    with pytest.raises(ValueError, match=r"variance=0\.0: .* above 0, 0\.25 at most"):
+        VqvaeRecipe(steps=1, batch=1, variance=0.0)
     with pytest.raises(ValueError, match="a batch of 8 cannot be cut into 3"):
         PriorRecipe(steps=1, batch=8, accumulate=3)
     with pytest.raises(ValueError, match=r"drop=1\.5 is 0 to 1"):

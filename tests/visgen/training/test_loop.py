@@ -184,6 +184,22 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_an_update_names_its_optimiser() -> None:
+    """Muon keeps one array a matrix, Adam two."""
+    model = build()
+    update = updates(model, RECIPE)[0]
+    real, kept = Noise().images(torch.arange(4), (8, 8)), {}
+    for name in ("adam", "muon"):
+        named = replace(update, optimizer=name)
+        runner = UpdateRunner(model, named, betas=(0.0, 0.99), clip=5.0)
+        runner.run(real, Draws(sample_seeds(0, torch.arange(4))))
+        kept[name] = sum(tensor.numel() for tensor in runner.state().values() if tensor.ndim >= 2)
+    matrices = sum(p.numel() for p in runner.parameters if p.ndim >= 2)
+    assert kept == {"adam": 2 * matrices, "muon": matrices}
+    with pytest.raises(ValueError, match="optimizer='sgd' is not offered; use adam or muon"):
+        UpdateRunner(model, replace(update, optimizer="sgd"), betas=(0.0, 0.99), clip=5.0)  # type: ignore[arg-type]
+
+
 def test_only_the_updated_part_changes() -> None:
     model = build()
     before = {k: v.clone() for k, v in model.state_dict().items()}
