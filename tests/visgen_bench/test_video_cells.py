@@ -30,7 +30,8 @@ from visgen.models.videogpt import PRESETS as ALL, VideoGPTConfig
 
 def small(name, **changes):
     whole = ALL[name]
-    vqvae = replace(whole.vqvae, size=(16, 16), width=12, inner_width=6, code_dim=8, codes=16,
+    vqvae = replace(whole.vqvae, size=(16, 16), downsample=(4, 4, 4), width=12,
+                    inner_width=6, code_dim=8, codes=16,
                     axial=name.startswith("videogpt-agent"))
     prior = replace(whole.prior, grid=vqvae.grid, code_dim=8, codes=16, width=24, layers=1,
                     frame_size=16, frame_channels=12, frame_widths=(4, 4, 8), cross_values=12,
