@@ -55,8 +55,10 @@ VIDEO_ORDER = (
     "fvd", "fvd_videogpt", "fvd_styleganv", "fvd_cdfvd", "fvd_lite0_frames", "fid_frames",
     "fd_lite0_frames", "r_fvd", "r_fvd_lite0_frames", "fvd_star", "fvd_star_lite0_frames",
     "isc_video", "class_obeyed", "caption_obeyed", "action_accuracy", "psnr", "ssim",
-    "psnr_reconstruction", "ssim_reconstruction", "diversity", "flicker", "nats_per_code",
-    "code_usage",
+    "diversity", "flicker", "psnr_reconstruction", "ssim_reconstruction",
+    "class_obeyed_reconstruction", "caption_obeyed_reconstruction",
+    "action_accuracy_reconstruction", "variance_left", "code_usage", "code_entropy",
+    "nats_per_code", "code_share",
 )  # fmt: skip
 PROXY_WARNING = "Not FID. Proxy extractor; compare only inside this table."
 VIDEO_PROXY_WARNING = "Not FVD, nor FID of frames. Proxy extractor; compare only inside this table."

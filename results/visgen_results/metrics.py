@@ -148,8 +148,50 @@ _VIDEO = (
     MetricInfo(
         "caption_obeyed", "caption obeyed", "1", UP, "share of clips that show what they are told"
     ),
+    MetricInfo(
+        "class_obeyed_reconstruction",
+        "class in reconstructions",
+        "1",
+        UP,
+        "share of a tokenizer's reconstructions of the class of the real clip",
+    ),
+    MetricInfo(
+        "caption_obeyed_reconstruction",
+        "caption in reconstructions",
+        "1",
+        UP,
+        "share of a tokenizer's reconstructions that show what the real clip is said to",
+    ),
+    MetricInfo(
+        "action_accuracy_reconstruction",
+        "actions in reconstructions",
+        "1",
+        UP,
+        "share of steps of a tokenizer's reconstructions that go as the real clip's",
+    ),
     MetricInfo("nats_per_code", "nats/code", "nat", DOWN, "negative log likelihood per code"),
+    MetricInfo(
+        "code_share",
+        "nats/code of the entropy",
+        "1",
+        DOWN,
+        "negative log likelihood per code over the entropy of the codes' frequencies",
+    ),
+    MetricInfo(
+        "code_entropy",
+        "entropy of codes",
+        "nat",
+        NEITHER,
+        "of the codes' frequencies in real clips",
+    ),
     MetricInfo("code_usage", "code usage", "1", UP, "share of the codebook that is used"),
+    MetricInfo(
+        "variance_left",
+        "variance left",
+        "1",
+        DOWN,
+        "squared error of a tokenizer's reconstructions over the variance of the real clips",
+    ),
 )
 
 _PERFORMANCE = (

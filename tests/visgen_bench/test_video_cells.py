@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from visgen.data.video_hdf5_writing import write_video_hdf5
 from visgen.data.video_opening import open_videos
 from visgen.data.videos import Clip
 from visgen_bench.cell import QualityCell
-from visgen_bench.cells.clips import RealClips
+from visgen_bench.cells.clips import ModelClips, RealClips
 from visgen_bench.cells.film import film, frames_sheet, save_clips
 from visgen_bench.cells.grid import BACKGROUND, GAP
 from visgen_bench.cells.quality import run_quality
+from visgen_bench.cells.video_quality import code_statistics, per_sample_of
 from visgen_bench.context import Context, Records
+from visgen_bench.metrics.errors import FactsMissing
+from visgen_bench.metrics.per_sample import SampleFacts
 from visgen_bench.suite import SuiteError
 from visgen_results.rows import to_rows
 from visgen_results.store import Store
@@ -116,6 +120,13 @@ def test_stages_run_in_order_and_one_file_has_all_parts(bench, small: Path, digi
     assert found["psnr"]["n"] == 4
     assert 0 < found["nats_per_code"]["value"] < 10
     assert 0 < found["code_usage"]["value"] <= 1
+    assert found["variance_left"]["value"] > 0
+    entropy, share = found["code_entropy"]["value"], found["code_share"]
+    if entropy:
+        assert share["value"] == pytest.approx(found["nats_per_code"]["value"] / entropy)
+    else:  # two steps of training: everything is one code
+        assert share["value"] is None
+        assert "one code" in share["reason"]
     curve = [r for r in rows(bench.out, "measurements") if r["metric"] == "psnr"]
     assert sorted(row["iter"] for row in curve) == list(range(1, 16))  # frame 0 was given
     losses = [r for r in rows(bench.out, "measurements") if r["metric"] == "loss"]
@@ -186,6 +197,62 @@ def test_samples_stand_beside_the_real_clips_whose_condition_they_have() -> None
     frames = real.condition(("frames",), 2, samples)
     assert torch.equal(frames.frames, clips[:, :2])  # type: ignore[union-attr]
     assert real.condition((), 0, samples) is None
+
+
+class Levels:
+    """A codec in closed form: every frame is one of four greys, 32, 96, 160 or 224."""
+
+    clip_size, code_count = (4, 8, 8), 5
+
+    def encode(self, clips: torch.Tensor) -> torch.Tensor:
+        return (clips.float().mean((2, 3, 4)) // 64).long()[..., None, None]
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        grey = (codes * 64 + 32).to(torch.uint8)[..., None]
+        return grey.expand(*codes.shape[:2], 3, 8, 8)
+
+
+def test_statistics_of_codes_in_closed_form(tmp_path: Path) -> None:
+    """Two clips, eight grey frames: codes 0 0 0 0 1 1 2 2 of 5, every frame 8 levels off."""
+    greys = np.array([[40, 24, 40, 24], [88, 104, 152, 168]], dtype=np.uint8)
+    clips = np.broadcast_to(greys[..., None, None, None], (2, 4, 8, 8, 3))
+    np.save(tmp_path / "greys.npy", clips)
+    clip = Clip(frames=4, size=(8, 8))
+    data = open_videos(f"videos:{tmp_path / 'greys.npy'}", clip)
+    split = next(name for name, places in data.splits.items() if len(places) == 2)
+    source = object.__new__(ModelClips)
+    source.model, source.device = cast(Any, Levels()), torch.device("cpu")
+    found = code_statistics(source, RealClips(data, split), samples=2)
+    assert found is not None
+    assert (found.clips, found.used) == (2, 3 / 5)
+    assert found.entropy == pytest.approx(-(0.5 * math.log(0.5) + 0.5 * math.log(0.25)))
+    assert found.variance_left == pytest.approx(64 / greys.astype(float).var())
+
+
+def test_the_judge_reads_reconstructions_beside_what_the_real_clips_show() -> None:
+    """A tokenizer that loses nothing is obeyed as real clips are, one that paints all grey never.
+
+    (No source: these functions ask no model.)
+    """
+    data = open_videos("moving-shapes", Clip(frames=16, size=(32, 32)))
+    real = RealClips(data, "test", most=24)
+    functions = per_sample_of(cast(Any, None))
+    clips, at = real.at(torch.arange(24)), torch.arange(24)
+    condition = real.condition(("class", "text"), 0, at)
+    grey = torch.full_like(clips, 128)
+    for name in ("class_obeyed_reconstruction", "caption_obeyed_reconstruction"):
+        lossless = SampleFacts(real=clips, reconstruction=clips, condition=condition)
+        assert float(functions[name](grey, lossless).mean()) > 0.95
+        blind = SampleFacts(real=clips, reconstruction=grey, condition=condition)
+        assert float(functions[name](clips, blind).sum()) == 0
+        with pytest.raises(FactsMissing, match="no model that codes clips"):
+            functions[name](clips, SampleFacts(real=clips, condition=condition))
+    agent = RealClips(open_videos("grid-agent", Clip(frames=16, size=(32, 32))), "test", most=8)
+    clips = agent.at(torch.arange(8))
+    told = agent.condition(("actions",), 0, torch.arange(8))
+    facts = SampleFacts(real=clips, reconstruction=clips, condition=told)
+    name = "action_accuracy_reconstruction"
+    assert float(functions[name](torch.zeros_like(clips), facts).nanmean()) > 0.98
 
 
 def test_copying_the_last_frame_of_still_clips_is_perfect(tmp_path: Path) -> None:

@@ -341,7 +341,8 @@ def test_metrics_of_clips_stand_in_the_order_in_which_people_look(folder: Any) -
     order = [
         "fvd", "fvd_lite0_frames", "fd_lite0_frames", "r_fvd_lite0_frames",
         "fvd_star_lite0_frames", "class_obeyed", "caption_obeyed", "action_accuracy", "psnr",
-        "ssim", "diversity", "nats_per_code", "code_usage",
+        "ssim", "diversity", "class_obeyed_reconstruction", "variance_left", "code_usage",
+        "code_entropy", "nats_per_code", "code_share",
     ]  # fmt: skip
     folder.run(dict.fromkeys(sorted(order), 1.0), **CLIPS)
     assert [board.metric.name for board in leaderboard(folder.root).boards] == order

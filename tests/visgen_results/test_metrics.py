@@ -14,6 +14,8 @@ def test_every_name_of_the_design_has_an_entry() -> None:
         "r_fvd_lite0_frames", "fvd_star_lite0_frames", "fid_frames", "fd_lite0_frames",
         "isc_video", "psnr_reconstruction", "ssim_reconstruction", "diversity", "flicker",
         "action_accuracy", "class_obeyed", "caption_obeyed", "code_usage",
+        "class_obeyed_reconstruction", "caption_obeyed_reconstruction", "code_share",
+        "action_accuracy_reconstruction", "code_entropy", "variance_left",
     ):  # fmt: skip
         assert metrics.info(name).name == name
 

@@ -1,6 +1,7 @@
 """Clips of a quality cell: scored beside real ones, and what the model says of the real ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +98,24 @@ class ClipScoring:
         save_clips(folder, "reference", list(self.real.at(places)))
 
     def report(self, evaluation: "VideoEvaluation", context: Context) -> None:
-        """How per-sample metrics go on over time: a measurement a frame. And the codes in use."""
-        found = code_usage(self.source, self.real, evaluation.samples)
-        if found is not None:
-            share, n = found
-            context.metric("code_usage", share, n=n, comparable=False)
+        """How per-sample metrics go on over time: a measurement a frame. And what codes are worth.
+
+        `code_share` sets what the prior says of the codes against their entropy, which a prior that
+        knows no more than how frequent each is has to pay.
+        """
+        codes = code_statistics(self.source, self.real, evaluation.samples)
+        if codes is not None:
+            context.metric("code_usage", codes.used, n=codes.clips, comparable=False)
+            context.metric("code_entropy", codes.entropy, n=codes.clips, comparable=False)
+            still = None if codes.variance_left is not None else "the real clips do not vary."
+            context.metric(
+                "variance_left", codes.variance_left, n=codes.clips, reason=still, comparable=False
+            )
+            for value in evaluation.results():
+                if value.metric == "nats_per_code" and value.value is not None:
+                    alike = None if codes.entropy else "the real clips are made of one code."
+                    share = value.value / codes.entropy if codes.entropy else None
+                    context.metric("code_share", share, n=value.n, reason=alike, comparable=False)
         for metric, values in evaluation.curves().items():
             known = [(i, value) for i, value in enumerate(values) if value == value]
             context.series(
@@ -130,6 +144,13 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
             return part
         raise FactsMissing(f'the samples were not asked for {what}; set condition = "{what}".')
 
+    def rebuilt(facts: SampleFacts) -> Tensor:
+        if facts.reconstruction is None:
+            raise FactsMissing(
+                "these samples come from no model that codes clips and decodes them."
+            )
+        return facts.reconstruction
+
     def class_obeyed(clips: Tensor, facts: SampleFacts) -> Tensor:
         labels = asked(facts.condition, ClassLabel, "class").labels
         return motion_judge.class_obeyed(clips, labels).float()[:, None]
@@ -141,6 +162,15 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
     def action_accuracy(clips: Tensor, facts: SampleFacts) -> Tensor:
         actions = asked(facts.condition, Actions, "actions").actions
         return motion_judge.action_accuracy(clips, actions)
+
+    def class_obeyed_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
+        return class_obeyed(rebuilt(facts), facts)
+
+    def caption_obeyed_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
+        return caption_obeyed(rebuilt(facts), facts)
+
+    def action_accuracy_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
+        return action_accuracy(rebuilt(facts), facts)
 
     def nats_per_code(clips: Tensor, facts: SampleFacts) -> Tensor:
         model = getattr(source, "model", None)
@@ -155,7 +185,15 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
         real = facts.real.to(source.device)
         return source.model.nats_per_code(real, facts.condition).cpu()[:, None]
 
-    own = (class_obeyed, caption_obeyed, action_accuracy, nats_per_code)
+    own = (
+        class_obeyed,
+        caption_obeyed,
+        action_accuracy,
+        class_obeyed_reconstruction,
+        caption_obeyed_reconstruction,
+        action_accuracy_reconstruction,
+        nats_per_code,
+    )
     return {**PER_SAMPLE, **{function.__name__: function for function in own}}
 
 
@@ -164,16 +202,48 @@ def _fits(source: ModelClips, clips: Tensor) -> bool:
     return clips.shape[1] == source.model.clip_size[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodeStatistics:
+    """What real clips look like as codes.
+
+    Attributes:
+        clips: That were looked at.
+        used: Share of the codes that they are made of.
+        entropy: Of the codes' frequencies in them, in nats; from counts, so a little low.
+        variance_left: Mean squared error of their reconstructions over the variance of their
+            values; None where they do not vary.
+    """
+
+    clips: int
+    used: float
+    entropy: float
+    variance_left: float | None
+
+
 @torch.no_grad()
-def code_usage(source: Source, real: RealClips, samples: int) -> tuple[float, int] | None:
-    """(share of the codes that real clips are made of, clips looked at); None without codes."""
+def code_statistics(source: Source, real: RealClips, samples: int) -> CodeStatistics | None:
+    """Of the first real clips, as many as there are samples; None for a model without codes."""
     model = getattr(source, "model", None)
     if not isinstance(source, ModelClips) or not hasattr(model, "code_count"):
         return None
     if real.data.clip.frames != source.model.clip_size[0]:
         return None
-    used = torch.zeros(source.model.code_count, dtype=torch.bool)
+    counts = torch.zeros(source.model.code_count, dtype=torch.int64)
     n = min(samples, len(real.indices))
+    values, total, squares, error = 0, 0.0, 0.0, 0.0
     for part in torch.arange(n).split(_BATCH):
-        used[source.model.encode(real.at(part).to(source.device)).flatten().cpu()] = True
-    return float(used.float().mean()), n
+        clips = real.at(part)
+        codes = source.model.encode(clips.to(source.device))
+        counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+        rebuilt, shown = source.model.decode(codes).cpu().double(), clips.double()
+        values, total = values + shown.numel(), total + float(shown.sum())
+        squares += float(shown.square().sum())
+        error += float((rebuilt - shown).square().sum())
+    frequencies = counts[counts > 0].double() / counts.sum()
+    variance = squares / values - (total / values) ** 2
+    return CodeStatistics(
+        clips=n,
+        used=float((counts > 0).double().mean()),
+        entropy=-float((frequencies * frequencies.log()).sum()) if len(frequencies) > 1 else 0.0,
+        variance_left=error / values / variance if variance > 0 else None,
+    )
