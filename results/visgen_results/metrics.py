@@ -172,7 +172,7 @@ _VIDEO = (
     MetricInfo("nats_per_code", "nats/code", "nat", DOWN, "negative log likelihood per code"),
     MetricInfo(
         "code_share",
-        "nats/code of the entropy",
+        "nats/code over entropy",
         "1",
         DOWN,
         "negative log likelihood per code over the entropy of the codes' frequencies",

@@ -36,9 +36,11 @@ def small(name, **changes):
     whole = ALL[name]
     vqvae = replace(whole.vqvae, size=(16, 16), downsample=(4, 4, 4), width=12,
                     inner_width=6, code_dim=8, codes=16,
-                    axial=name.startswith("videogpt-agent"))
+                    axial=name.startswith("videogpt-agent"),
+                    cubes=not name.startswith("videogpt-agent"))
     prior = replace(whole.prior, grid=vqvae.grid, code_dim=8, codes=16, width=24, layers=1,
                     frame_size=16, frame_channels=12, frame_widths=(4, 4, 8), cross_values=12,
+                    neighbour_heads=False,
                     **changes)
     return VideoGPTConfig(vqvae=vqvae, prior=prior)
 
@@ -221,7 +223,7 @@ def test_statistics_of_codes_in_closed_form(tmp_path: Path) -> None:
     data = open_videos(f"videos:{tmp_path / 'greys.npy'}", clip)
     split = next(name for name, places in data.splits.items() if len(places) == 2)
     source = object.__new__(ModelClips)
-    source.model, source.device = cast(Any, Levels()), torch.device("cpu")
+    source.model, source.device = cast(Any, Levels()), "cpu"
     found = code_statistics(source, RealClips(data, split), samples=2)
     assert found is not None
     assert (found.clips, found.used) == (2, 3 / 5)

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 class AxisPositions(nn.Module):
     """Each axis has its own slice of the channels, and in it a table of its places.
 
-    A grid of n axes has tables size_i x (width / n), drawn from N(0, 0.01), laid side by side on
+    A grid of n axes has tables size_i x (width / n), drawn from N(0, std), laid side by side on
     the channels in the axes' order (VideoGPT, arXiv:2104.10157).
     """
 
-    def __init__(self, grid: Sequence[int], width: int) -> None:
-        """Raises ValueError if the width does not divide by the number of axes."""
+    def __init__(self, grid: Sequence[int], width: int, std: float = 0.01) -> None:
+        """`std` is the paper's by default.
+
+        Raises ValueError if the width does not divide by the number of axes.
+        """
         super().__init__()
         if width % len(grid):
             raise ValueError(f"width={width} is not a multiple of the grid's {len(grid)} axes.")
         part = width // len(grid)
-        self.tables = nn.ParameterList(torch.randn(size, part) * 0.01 for size in grid)
+        self.tables = nn.ParameterList(torch.randn(size, part) * std for size in grid)
 
     def forward(self) -> Tensor:
         """(*grid, width)."""

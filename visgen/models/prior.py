@@ -8,12 +8,14 @@ f channels.
 
 The released code and the paper's differ in the output projections' bias, in the width of the values
 of cross-attention, and in the positions (the paper's code counts codebooks as a fourth axis). Text
-is ours: a small bidirectional encoder over words, whose outputs are keys beside those of frames.
+is ours: a small bidirectional encoder over words, whose outputs are keys beside those of frames,
+and whose mean may be part of the norms' vector.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from math import prod
 
 import torch
@@ -25,6 +27,15 @@ from visgen.layers.projection import Projection
 from visgen.models.frame_encoder import DEPTHS, WIDTHS, FrameEncoder
 from visgen.seeds import Draws
 from visgen_kernels import BlockList, Causal, Full, attention, attention_decode
+
+# Codes near the one that is drawn, (time, row, column) from it: all nine of the step before, two of
+# the row above, and the same place two steps before.
+_NEIGHBOURS = (
+    *((-1, 0, 0), (-1, 0, 1), (-1, 1, 0), (0, -1, 0)),
+    *((-1, 0, -1), (-1, -1, 0), (-1, 1, 1), (0, -1, 1)),
+    *((-1, -1, -1), (-1, -1, 1), (-1, 1, -1), (-2, 0, 0)),
+)
+_NEIGHBOUR_SCORE = 3.0  # before the softmax, for each axis that fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,8 @@ class PriorConfig:
     sparse: bool = False
     out_bias: bool = True
     position_axes: int = 3  # 4: with one for codebooks, of which there is one
+    position_std: float = 0.01  # of the tables of positions at first
+    neighbour_heads: bool = False  # ours: at first every head looks at one code near by
     legacy_norm: bool = False  # epsilon outside the root, as both codes have it
     classes: int = 0
     actions: int = 0  # numbers in an action vector
@@ -55,12 +68,35 @@ class PriorConfig:
     words: tuple[str, ...] = ()  # that text may hold; none: no text
     text_tokens: int = 32
     text_layers: int = 4
+    text_in_norms: bool = False  # the mean of a sentence's tokens is part of the norms' vector
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.width % self.position_axes:
             raise ValueError(
                 f"width={self.width} is divided by {self.num_heads} heads and by "
                 f"{self.position_axes} axes of positions; use a multiple of both."
+            )
+        if self.neighbour_heads and (
+            self.sparse
+            or max(self.grid) > self.width // self.position_axes
+            or sum(self.grid) > self.width // self.num_heads
+        ):
+            raise ValueError(
+                f"neighbour_heads=True wants full attention, {max(self.grid)} channels an axis and "
+                f"{sum(self.grid)} a head, to tell the places of {self.grid} apart; width="
+                f"{self.width} has {self.width // self.position_axes} and "
+                f"{self.width // self.num_heads}. Widen it, or leave neighbour_heads out."
+            )
+        side = self.frame_size // 4
+        if (
+            self.neighbour_heads
+            and self.frames
+            and (side > self.frame_channels // 3 or 2 * side > self.width // self.num_heads)
+        ):
+            raise ValueError(
+                f"neighbour_heads=True wants {side} of the frames' channels an axis and {2 * side} "
+                f"of a head, to tell their places apart; frame_channels={self.frame_channels} has "
+                f"{self.frame_channels // 3}, a head {self.width // self.num_heads}."
             )
         if self.cross_values % self.num_heads:
             raise ValueError(
@@ -75,6 +111,8 @@ class PriorConfig:
                 f"frame_size={self.frame_size} is a multiple of 4, and "
                 f"frame_channels={self.frame_channels} of 3 (axes of positions)."
             )
+        if self.text_in_norms and not self.words:
+            raise ValueError("text_in_norms=True without words; name the words, or leave it out.")
 
     @property
     def tokens(self) -> int:
@@ -84,7 +122,8 @@ class PriorConfig:
     @property
     def vector(self) -> int:
         """Numbers of the vector that the norms follow; 0: they follow none."""
-        return self.classes + self.actions
+        text = self.frame_channels if self.text_in_norms else 0
+        return self.classes + self.actions + text
 
     @property
     def looks(self) -> bool:
@@ -340,6 +379,17 @@ class Cache:
     at: int = 0
 
 
+def _set_block(weight: Tensor, values: Tensor) -> None:
+    """Set the upper left of a weight."""
+    weight[: values.shape[0], : values.shape[1]] = values
+
+
+def mean_of_shown(tokens: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of the tokens (b, m, f) that are not hidden, bool (b, m): (b, f); 0 where all are."""
+    shown = (~hidden).to(tokens.dtype)[..., None]
+    return (tokens * shown).sum(1) / shown.sum(1).clamp(min=1)
+
+
 class Prior(nn.Module):
     """Logits of every code of a clip, from the codes before it."""
 
@@ -351,14 +401,16 @@ class Prior(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         axes = (*config.grid, 1)[: config.position_axes]
-        self.positions = AxisPositions(axes, width)
+        self.positions = AxisPositions(axes, width, config.position_std)
         self.frame_encoder = self.frame_positions = self.text_encoder = self.kinds = None
         if config.frames:
             side = config.frame_size // 4
             self.frame_encoder = FrameEncoder(
                 config.frame_channels, config.frame_depths, config.frame_widths
             )
-            self.frame_positions = AxisPositions((config.frames, side, side), config.frame_channels)
+            self.frame_positions = AxisPositions(
+                (config.frames, side, side), config.frame_channels, config.position_std
+            )
         if config.words:
             self.text_encoder = TextEncoder(config, implementation)
         if config.frames and config.words:  # tells frames from words
@@ -367,6 +419,56 @@ class Prior(nn.Module):
         self.norm = TokenNorm(width, config.vector, config.legacy_norm)
         self.out = Projection(width, config.codes, bias=False)
         nn.init.zeros_(self.out.weight)  # the first loss is ln k
+        if config.neighbour_heads:
+            self._look_at_neighbours()
+
+    @torch.no_grad()
+    def _look_at_neighbours(self) -> None:
+        """Let every head begin by looking at one code: of the step before, or of this one so far.
+
+        As ConViT begins as a convolution (d'Ascoli et al. 2021, arXiv:2103.10697, section 3). A
+        table of positions times its pseudo-inverse is the identity, so a head can have a channel
+        for each place of each axis: keys mark their own place, queries the one that is looked for.
+        The code of a place is the input of the next place. Heads of cross-attention begin by
+        looking at the frames' features of their own row and column.
+
+        Begun at random, a small prior learns for 800 steps what each code is likely to be where it
+        is, before a head finds what was there.
+        """
+        config, width = self.config, self.config.width // self.config.num_heads
+        scale = (_NEIGHBOUR_SCORE * width**0.5) ** 0.5
+        # Norms divide by about the positions' size before queries and keys are made of them.
+        own = [scale * config.position_std * torch.linalg.pinv(t).T for t in self.positions.tables]
+        ways = cycle(_NEIGHBOURS)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            queries, keys, _ = block.attention.qkv.weight.split(config.width)
+            for first, (dt, dy, dx) in zip(range(0, config.width, width), ways, strict=False):
+                moves = [
+                    torch.ones(size - abs(by)).diag(-by)  # from place p to p + by
+                    for size, by in zip(config.grid, (dt, dy, dx + 1), strict=True)
+                ]
+                looked_for = [move @ marks for move, marks in zip(moves, own, strict=False)]
+                _set_block(queries[first:], torch.block_diag(*looked_for))
+                _set_block(keys[first:], torch.block_diag(*own[:3]))
+                if block.cross is not None and self.frame_positions is not None:
+                    self._look_at_own_place(block.cross, first, own[1:3], scale)
+
+    def _look_at_own_place(
+        self, cross: CrossAttention, first: int, own: list[Tensor], scale: float
+    ) -> None:
+        """One head of cross-attention, from channel `first` on; `own` marks rows and columns."""
+        assert self.frame_positions is not None
+        tables = list(self.frame_positions.tables)
+        seen = [scale * torch.linalg.pinv(table).T for table in tables[1:]]
+        places = [
+            F.one_hot(torch.arange(len(mine)) * len(theirs) // len(mine), len(theirs)).T.float()
+            for mine, theirs in zip(own, seen, strict=True)
+        ]
+        looked_for = [place @ marks for place, marks in zip(places, own, strict=True)]
+        mine, theirs = self.positions.tables[0].shape[1], tables[0].shape[1]  # channels of time
+        _set_block(cross.query.weight[first:, mine:], torch.block_diag(*looked_for))
+        _set_block(cross.key.weight[first:, theirs:], torch.block_diag(*seen))
 
     def forward(self, vectors: Tensor, seen: Seen, draws: Draws | None = None) -> Tensor:
         """Logits (b, l, k) of all codes.
@@ -407,8 +509,7 @@ class Prior(nn.Module):
                 absent: all of them.
         """
         given, config = given or {}, self.config
-        vector = self._vector(batch, labels, actions, given) if config.vector else None
-        tokens, hidden = [], []
+        tokens, hidden, said = [], [], None
         if self.frame_encoder is not None and self.frame_positions is not None:
             found = (config.frames, config.frame_size // 4, config.frame_size // 4)
             shape = (batch, prod(found), config.frame_channels)
@@ -428,6 +529,8 @@ class Prior(nn.Module):
                 tokens.append(self.text_encoder(words, lengths))
                 beyond = torch.arange(count, device=words.device) >= lengths[:, None]
                 hidden.append(beyond | ~self._given("words", batch, given)[:, None])
+                said = mean_of_shown(tokens[-1], hidden[-1])
+        vector = self._vector(batch, labels, actions, said, given) if config.vector else None
         if self.kinds is not None:
             tokens = [x + kind for x, kind in zip(tokens, self.kinds, strict=True)]
         if not tokens:
@@ -439,6 +542,7 @@ class Prior(nn.Module):
         batch: int,
         labels: Tensor | None,
         actions: Tensor | None,
+        said: Tensor | None,
         given: dict[str, Tensor],
     ) -> Tensor:
         parts = []
@@ -453,6 +557,9 @@ class Prior(nn.Module):
             if actions is not None:
                 part = actions.to(part.dtype) * self._given("actions", batch, given)[:, None]
             parts.append(part)
+        if self.config.text_in_norms:
+            none = self.start.new_zeros(batch, self.config.frame_channels)
+            parts.append(none if said is None else said)
         return torch.cat(parts, -1)
 
     def _given(self, name: str, batch: int, given: dict[str, Tensor]) -> Tensor:

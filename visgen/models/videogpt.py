@@ -483,6 +483,7 @@ def _tiny(**changes: Any) -> VideoGPTConfig:
         codes=512,
         restart_below=0.1,
         opponent=True,
+        cubes=True,
     )
     prior = PriorConfig(
         grid=vqvae.grid,
@@ -492,6 +493,8 @@ def _tiny(**changes: Any) -> VideoGPTConfig:
         layers=3,
         dropout=0.0,
         attention_dropout=0.0,
+        position_std=0.5,  # louder than the codes: attention by place is what it needs first
+        neighbour_heads=True,
         frame_size=32,
         frame_channels=48,
         frame_depths=(1, 1, 1, 1),
@@ -512,7 +515,7 @@ _SHAPE_WORDS = (
 
 PRESETS = {
     "videogpt-digits-tiny": _tiny(classes=10, frames=1),
-    "videogpt-shapes-tiny": _tiny(classes=18, words=_SHAPE_WORDS),
+    "videogpt-shapes-tiny": _tiny(classes=18, words=_SHAPE_WORDS, text_in_norms=True),
     "videogpt-agent-tiny": _tiny(actions=75, frames=1),
     # Published checkpoints; heads of a prior are not in a file's shapes, its hyper-parameters are.
     "videogpt-bair": _released((4, 2, 2), 64, frames=1, sparse=True),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from visgen.models.prior import Cache, Prior, PriorConfig, Seen
+from visgen.models.prior import Block, Cache, Prior, PriorConfig, Seen
 from visgen.seeds import Draws
 from visgen_kernels import BlockList
 
@@ -32,6 +32,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "frames": {"frames": 2},
     "frames and class": {"frames": 2, "classes": 3},
     "actions and text": {"actions": 4, "words": ("a", "red", "square")},
+    "text in norms": {"words": ("a", "red", "square"), "text_in_norms": True},
+    "class and text in norms": {"classes": 3, "words": ("a", "red"), "text_in_norms": True},
     "everything": {"frames": 2, "classes": 3, "actions": 4, "words": ("a", "red")},
 }
 
@@ -242,6 +244,74 @@ def test_every_condition_is_obeyed_by_the_logits() -> None:
         assert (changed[1] - changed[0]).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_the_norms_follow_the_mean_of_a_sentence_s_own_tokens() -> None:
+    model = tiny("class and text in norms")
+    seen, vector = look(model), look(model).vector
+    assert vector is not None
+    assert seen.tokens is not None
+    torch.testing.assert_close(vector[0, 3:], seen.tokens[0].mean(0))  # three words
+    torch.testing.assert_close(vector[1, 3:], seen.tokens[1, 0])  # one, and padding
+    absent = model.look(2, labels=torch.tensor([0, 2]))
+    assert absent.vector is not None
+    assert not absent.vector[:, 3:].any()
+    assert torch.equal(absent.vector[:, :3], vector[:, :3])
+
+
+@torch.no_grad()
+def test_neighbour_heads_begin_by_looking_at_one_code_each() -> None:
+    """Whatever the code, most of a head's attention goes to the input that shows its neighbour."""
+    torch.manual_seed(0)
+    config = replace(
+        TINY, grid=(3, 8, 8), width=96, layers=3, position_std=0.5, neighbour_heads=True
+    )
+    model, (times, rows, columns) = config.build(), config.grid
+    x = model.embed(draw(times * rows * columns, 6)) + model.positions().flatten(0, -2)
+    expected = {
+        (0, 0): (-1, 0, 0), (0, 3): (0, -1, 0), (1, 0): (-1, 0, -1), (2, 3): (-2, 0, 0),
+    }  # fmt: skip
+    for (number, head), (dt, dy, dx) in expected.items():
+        block = model.blocks[number]
+        assert isinstance(block, Block)
+        q, k, _ = block.attention.qkv(block.norm1(x, block.norm1.affine(None))).chunk(3, -1)
+        part = slice(24 * head, 24 * head + 24)
+        best = (q[:, part] @ k[:, part].mT).argmax(-1).view(config.grid)
+        for t in range(-dt, times):
+            for y in range(-dy, rows):
+                for at in range(max(0, -dx - 1), columns - dx - 1):  # its input is in this row
+                    shown = ((t + dt) * rows + y + dy) * columns + at + dx + 1
+                    assert int(best[t, y, at]) == shown
+
+
+@torch.no_grad()
+def test_neighbour_heads_begin_by_looking_at_the_frames_own_place() -> None:
+    torch.manual_seed(0)
+    config = replace(
+        TINY,
+        width=96,
+        layers=1,
+        frames=2,
+        frame_size=16,
+        frame_channels=24,
+        position_std=0.5,
+        neighbour_heads=True,
+    )
+    model, (times, rows, columns) = config.build(), config.grid
+    x = (model.positions().flatten(0, -2) + 0.01 * draw(times * rows * columns, 96))[None]
+    assert model.frame_positions is not None
+    features = (model.frame_positions() + 0.01 * draw(2, 4, 4, 24)).flatten(0, 2)[None]
+    block = model.blocks[0]
+    assert isinstance(block, Block)
+    assert block.cross is not None
+    assert block.norm2 is not None
+    queries = block.cross.query(block.norm2(x, block.norm2.affine(None)))
+    keys, _ = block.cross.keys_and_values(features)
+    best = torch.einsum("qhc,khc->hqk", queries[0].unflatten(-1, (4, -1)), keys[0]).argmax(-1)
+    place = torch.arange(rows)
+    own = (place[:, None] // 2 * 4 + place[None, :] // 2).expand(4, times, -1, -1)
+    assert torch.equal(best.view(4, times, rows, columns) % 16, own)  # of either frame
+
+
 def test_dropout_is_the_same_for_the_same_step_and_off_in_eval() -> None:
     model, vectors = tiny(), draw(2, 2, 8, 8, 6)
     draws = Draws(torch.tensor([1, 2]), "train", 3)
@@ -258,5 +328,11 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         PriorConfig(width=25)
     with pytest.raises(ValueError, match="blocks of 32 codes"):
         PriorConfig(grid=(1, 3, 5), sparse=True)
+    with pytest.raises(ValueError, match="text_in_norms=True without words"):
+        PriorConfig(text_in_norms=True)
+    with pytest.raises(ValueError, match="8 channels an axis and 18 a head"):
+        replace(TINY, neighbour_heads=True)
+    with pytest.raises(ValueError, match="wants full attention"):
+        replace(TINY, width=72, neighbour_heads=True, sparse=True)
     with pytest.raises(ValueError, match="frame_size=30 is a multiple of 4"):
         PriorConfig(frames=1, frame_size=30)

@@ -170,20 +170,45 @@ def test_only_codes_below_the_threshold_are_restarted_and_counts_stay() -> None:
     counts = 0.99 * book.counts + 0.01 * torch.tensor([1.0, 0.0, 3.0, 0.0])
     book.update(rows, torch.tensor([0, 2, 2, 2]), DRAWS)
     torch.testing.assert_close(book.counts, counts)
-    restarted = [bool((code == rows).all(-1).any()) for code in book.codes]
-    assert restarted == [False, True, False, True]
+    near = [float((code - rows).norm(dim=1).min()) < 0.05 for code in book.codes]
+    assert near == [False, True, False, True]
+    assert torch.equal(book.codes[::2], (book.sums / book.counts[:, None])[::2])
 
 
-def test_restarted_codes_are_different_rows_where_there_are_enough() -> None:
-    book, rows = Codebook(16, 2, 1.0), torch.randn(40, 2)
+def common_and_rare(rare: int) -> Tensor:
+    """A thousand vectors that are almost the same, and some that are far from all others."""
+    generator = torch.Generator().manual_seed(0)
+    common = 1e-3 * torch.randn(1000, 8, generator=generator)
+    return torch.cat([common, 50 * torch.randn(rare, 8, generator=generator)])
+
+
+def test_first_codes_are_what_differs_not_what_is_frequent() -> None:
+    book, rows = Codebook(16, 8, 1.0), common_and_rare(15)
     book.initialize(rows, DRAWS)
-    assert len(book.codes.unique(dim=0)) == 16
-    assert all((code == rows).all(-1).any() for code in book.codes)
-    few = torch.randn(3, 2)
+    nearest = torch.cdist(book.codes, rows).argmin(1)
+    assert set(nearest.tolist()) >= set(range(1000, 1015))  # drawn by frequency: 0.2 of them
+    assert float((book.codes - rows[nearest]).norm(dim=1).max()) < 0.05
+
+
+def test_restarted_codes_are_drawn_in_proportion_to_the_squared_error() -> None:
+    book, rows = Codebook(64, 8, 1.0), common_and_rare(15)
+    book.codes.zero_()
+    book.counts.zero_()
+    book.update(rows, book(rows), DRAWS)
+    nearest = torch.cdist(book.codes, rows).argmin(1)
+    times = torch.bincount(nearest, minlength=1015)
+    expected = 64 * rows.square().sum(1) / rows.square().sum()
+    assert float((times - expected).abs().max()) <= 2  # strata: at most one more at either end
+    assert len(book.codes.unique(dim=0)) == 64  # no two start as the same
+
+
+def test_vectors_fewer_than_codes_are_all_drawn() -> None:
+    book, few = Codebook(16, 2, 1.0), torch.randn(3, 2)
     book.initialize(few, DRAWS)
-    nearest = torch.cdist(book.codes, few).argmin(1)
-    assert len(nearest.unique()) == 3
-    assert float((book.codes - few[nearest]).abs().max()) < 0.1
+    distance = torch.cdist(book.codes, few)
+    assert len(distance.argmin(1).unique()) == 3
+    assert float(distance.min(1).values.max()) < 0.1
+    assert len(book.codes.unique(dim=0)) == 16
 
 
 def trained(steps: int = 1) -> VQVAE:
@@ -254,6 +279,30 @@ def test_opponent_colours_are_brightness_and_differences_without_loss() -> None:
     torch.testing.assert_close(back - 0.5, x)
     other = clips(seed=1)  # lengths stay, so a squared error does
     torch.testing.assert_close((colours.join(x) - colours.join(other)).norm(), (x - other).norm())
+
+
+@torch.no_grad()
+def test_a_cube_s_code_depends_on_that_cube_alone_and_is_the_same_everywhere() -> None:
+    torch.manual_seed(0)
+    model = replace(TINY, axial=False, cubes=True).build()
+    x = clips()
+    cubes = x.unfold(2, 2, 2).unfold(3, 4, 4).unfold(4, 4, 4)  # (b, 3, t, h, w, 2, 4, 4)
+    alone = cubes.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(0, 3)
+    torch.testing.assert_close(model.vectors(alone).flatten(0, 3), model.vectors(x).flatten(0, 3))
+    around = replace(TINY, axial=False).build()
+    x[:, :, 0, 0, 0] += 0.3
+    for one, changes in ((model, 1), (around, None)):
+        before = one.vectors(clips())
+        changed = (one.vectors(x) - before).abs().amax(-1)[0] > 1e-6
+        assert bool(changed[0, 0, 0])
+        assert int(changed.sum()) == changes if changes else int(changed.sum()) > 8
+
+
+def test_cubes_and_what_looks_beyond_them_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="Use axial=False"):
+        replace(TINY, cubes=True)
+    with pytest.raises(ValueError, match="and positions=False"):
+        replace(TINY, cubes=True, axial=False, positions=True)
 
 
 def test_decoder_is_learned_through_the_codes_as_if_they_were_the_vectors() -> None:
