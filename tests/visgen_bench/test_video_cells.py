@@ -124,11 +124,11 @@ def test_stages_run_in_order_and_one_file_has_all_parts(bench, small: Path, digi
     assert 0 < found["code_usage"]["value"] <= 1
     assert found["variance_left"]["value"] > 0
     entropy, share = found["code_entropy"]["value"], found["code_share"]
-    if entropy:
+    if entropy >= 0.05:
         assert share["value"] == pytest.approx(found["nats_per_code"]["value"] / entropy)
-    else:  # two steps of training: everything is one code
+    else:  # two steps of training: almost everything is one code
         assert share["value"] is None
-        assert "one code" in share["reason"]
+        assert "is one code" in share["reason"]
     curve = [r for r in rows(bench.out, "measurements") if r["metric"] == "psnr"]
     assert sorted(row["iter"] for row in curve) == list(range(1, 16))  # frame 0 was given
     losses = [r for r in rows(bench.out, "measurements") if r["metric"] == "loss"]

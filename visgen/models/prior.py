@@ -55,7 +55,7 @@ class PriorConfig:
     out_bias: bool = True
     position_axes: int = 3  # 4: with one for codebooks, of which there is one
     position_std: float = 0.01  # of the tables of positions at first
-    neighbour_heads: bool = False  # ours: at first every head looks at one code near by
+    neighbour_heads: bool = False  # ours: at first every head looks for one code near by
     legacy_norm: bool = False  # epsilon outside the root, as both codes have it
     classes: int = 0
     actions: int = 0  # numbers in an action vector
@@ -76,28 +76,8 @@ class PriorConfig:
                 f"width={self.width} is divided by {self.num_heads} heads and by "
                 f"{self.position_axes} axes of positions; use a multiple of both."
             )
-        if self.neighbour_heads and (
-            self.sparse
-            or max(self.grid) > self.width // self.position_axes
-            or sum(self.grid) > self.width // self.num_heads
-        ):
-            raise ValueError(
-                f"neighbour_heads=True wants full attention, {max(self.grid)} channels an axis and "
-                f"{sum(self.grid)} a head, to tell the places of {self.grid} apart; width="
-                f"{self.width} has {self.width // self.position_axes} and "
-                f"{self.width // self.num_heads}. Widen it, or leave neighbour_heads out."
-            )
-        side = self.frame_size // 4
-        if (
-            self.neighbour_heads
-            and self.frames
-            and (side > self.frame_channels // 3 or 2 * side > self.width // self.num_heads)
-        ):
-            raise ValueError(
-                f"neighbour_heads=True wants {side} of the frames' channels an axis and {2 * side} "
-                f"of a head, to tell their places apart; frame_channels={self.frame_channels} has "
-                f"{self.frame_channels // 3}, a head {self.width // self.num_heads}."
-            )
+        if self.neighbour_heads:
+            self._check_neighbour_heads()
         if self.cross_values % self.num_heads:
             raise ValueError(
                 f"cross_values={self.cross_values} is not a multiple of {self.num_heads} heads."
@@ -113,6 +93,34 @@ class PriorConfig:
             )
         if self.text_in_norms and not self.words:
             raise ValueError("text_in_norms=True without words; name the words, or leave it out.")
+
+    def _check_neighbour_heads(self) -> None:
+        head, part = self.width // self.num_heads, self.width // self.position_axes
+        side, seen = self.frame_size // 4, self.frame_channels // 3
+        if self.sparse:
+            raise ValueError("neighbour_heads=True wants full attention; leave sparse out.")
+        if self.position_std < 0.1:
+            raise ValueError(
+                f"position_std={self.position_std}: below 0.1 neighbour_heads cannot tell places "
+                f"from codes; use 0.5."
+            )
+        if min(self.grid) < 3:
+            raise ValueError(
+                f"neighbour_heads=True looks two steps far, and {self.grid} has an axis of "
+                f"{min(self.grid)}; leave it out."
+            )
+        if 2 * max(self.grid) > part or sum(self.grid) > head:
+            raise ValueError(
+                f"neighbour_heads=True wants {2 * max(self.grid)} channels an axis and "
+                f"{sum(self.grid)} a head, to tell the places of {self.grid} apart; width="
+                f"{self.width} has {part} and {head}. Widen it, or leave neighbour_heads out."
+            )
+        if self.frames and (2 * side > seen or 2 * side > head):
+            raise ValueError(
+                f"neighbour_heads=True wants {2 * side} of the frames' channels an axis, and of a "
+                f"head's, to tell their places apart; frame_channels={self.frame_channels} has "
+                f"{seen}, a head {head}. Widen them, or leave neighbour_heads out."
+            )
 
     @property
     def tokens(self) -> int:
@@ -424,16 +432,20 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def _look_at_neighbours(self) -> None:
-        """Let every head begin by looking at one code: of the step before, or of this one so far.
+        """Let every head begin by looking for one code: of the step before, or of this one so far.
 
         As ConViT begins as a convolution (d'Ascoli et al. 2021, arXiv:2103.10697, section 3). A
         table of positions times its pseudo-inverse is the identity, so a head can have a channel
         for each place of each axis: keys mark their own place, queries the one that is looked for.
-        The code of a place is the input of the next place. Heads of cross-attention begin by
-        looking at the frames' features of their own row and column.
+        The code of a place is the input of the next place, except of a row's last: there a head
+        knows only the row and the step. Heads of cross-attention begin by looking for the frames'
+        features of their own row and column.
 
-        Begun at random, a small prior learns for 800 steps what each code is likely to be where it
-        is, before a head finds what was there.
+        How sharply depends on how loud codes are beside positions: of the tiny presets' codes,
+        which are about as loud, 12 to 19 % of the attention goes to the code looked for, against
+        0.4 % at random, and of their frames 22 to 26 %. Begun at random, the grid agent's prior
+        costs about 0.48 nats a code after 800 steps and knows nothing from the step before; begun
+        so, 0.22 after 400.
         """
         config, width = self.config, self.config.width // self.config.num_heads
         scale = (_NEIGHBOUR_SCORE * width**0.5) ** 0.5

@@ -48,7 +48,9 @@ class Scoring(Protocol):
 
     def save_reference(self, folder: Path) -> None: ...
 
-    def report(self, evaluation: Any, context: Context) -> None: ...
+    def report(
+        self, evaluation: Any, values: Sequence["MetricValue"], context: Context
+    ) -> None: ...
 
 
 def run_quality(cell: QualityCell, context: Context) -> None:
@@ -83,9 +85,10 @@ def run_quality(cell: QualityCell, context: Context) -> None:
     if not ranks.first:
         return
     seeding.report(source, evaluation, first, context)
-    for value in evaluation.results():
+    values = evaluation.results()
+    for value in values:
         _report(value, context, limited=context.limit is not None and samples < source.count)
-    scoring.report(evaluation, context)
+    scoring.report(evaluation, values, context)
     for metric, reason in reasons.items():
         context.metric(metric, None, reason=reason, comparable=False)
     context.provenance(artifacts_path=f"artifacts/{context.spec_key}")
@@ -154,7 +157,9 @@ class PictureScoring:
         found = [image for batch in pictures(self.data, chosen, batch=COUNT) for image in batch]
         save_sheet(folder / "reference.png", found)
 
-    def report(self, evaluation: "Evaluation", context: Context) -> None:
+    def report(
+        self, evaluation: "Evaluation", values: Sequence["MetricValue"], context: Context
+    ) -> None:
         """Pictures have nothing beside their metrics."""
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from visgen.data.videos import VideoData
     from visgen_bench.extractors.opening import Extractors
     from visgen_bench.metrics.per_sample import PerSample, SampleFacts
+    from visgen_bench.metrics.scoring import MetricValue
     from visgen_bench.metrics.video_evaluation import VideoEvaluation, VideoReference
 
 _RECONSTRUCTED = ("r_fvd", "fvd_star", "_reconstruction")
 _BATCH = 16  # clips that are looked at together
+_LEAST_ENTROPY = 0.05  # nats; below it a share of it says nothing
 
 
 class ClipScoring:
@@ -97,11 +99,14 @@ class ClipScoring:
         places = torch.arange(min(COUNT, len(self.real.indices)))
         save_clips(folder, "reference", list(self.real.at(places)))
 
-    def report(self, evaluation: "VideoEvaluation", context: Context) -> None:
+    def report(
+        self, evaluation: "VideoEvaluation", values: Sequence["MetricValue"], context: Context
+    ) -> None:
         """How per-sample metrics go on over time: a measurement a frame. And what codes are worth.
 
         `code_share` sets what the prior says of the codes against their entropy, which a prior that
-        knows no more than how frequent each is has to pay.
+        knows no more than how frequent each is has to pay. It compares priors over one tokenizer:
+        another's codes have another entropy.
         """
         codes = code_statistics(self.source, self.real, evaluation.samples)
         if codes is not None:
@@ -111,15 +116,21 @@ class ClipScoring:
             context.metric(
                 "variance_left", codes.variance_left, n=codes.clips, reason=still, comparable=False
             )
-            for value in evaluation.results():
+            for value in values:
                 if value.metric == "nats_per_code" and value.value is not None:
-                    alike = None if codes.entropy else "the real clips are made of one code."
-                    share = value.value / codes.entropy if codes.entropy else None
+                    share, alike = None, None
+                    if codes.entropy >= _LEAST_ENTROPY:
+                        share = value.value / codes.entropy
+                    else:
+                        alike = (
+                            f"almost all of the real clips is one code: their entropy is "
+                            f"{codes.entropy:.2g} nats, below {_LEAST_ENTROPY}."
+                        )
                     context.metric("code_share", share, n=value.n, reason=alike, comparable=False)
-        for metric, values in evaluation.curves().items():
-            known = [(i, value) for i, value in enumerate(values) if value == value]
+        for metric, curve in evaluation.curves().items():
+            known = [(i, mean) for i, mean in enumerate(curve) if mean == mean]
             context.series(
-                metric, [value for _, value in known], iters=[i for i, _ in known], phase="frames"
+                metric, [mean for _, mean in known], iters=[i for i, _ in known], phase="frames"
             )
 
 
