@@ -31,7 +31,7 @@ zoo: $(VENV)/.bench
 	$(BIN)/visgen-bench run quick --only 'quality/*'
 	$(BIN)/python -m visgen_bench.make_zoo figures results/runs/quick
 
-# The same for clips: three VideoGPTs and two predictors, about an hour of one core.
+# The same for clips: three VideoGPTs and two predictors, about two hours of one core.
 zoo-videos: $(VENV)/.bench
 	$(BIN)/visgen-bench run learn_videos
 	$(BIN)/python -m visgen_bench.make_zoo weights results/runs/learn_videos

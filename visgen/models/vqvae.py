@@ -281,14 +281,14 @@ class Codebook(nn.Module):
         clips.
         """
         rows = rows.detach().float()[:: -(-len(rows) // (_ROWS_A_CODE * len(self.codes)))]
-        numbers = self._stream(rows, draws).uniform("first", (len(self.codes),))[0].double()
+        numbers = self._stream(draws).uniform("first", (len(self.codes),))[0].double()
         nearest = torch.full((len(rows),), torch.inf, device=rows.device)
         chosen = [(numbers[0] * len(rows)).long()]
         for number in numbers[1:]:
             distance = (rows - rows[chosen[-1]]).square().sum(1)
             nearest = torch.minimum(nearest, distance)
             chosen.append(_in_proportion(nearest, number[None])[0])
-        drawn = self._told(rows[torch.stack(chosen)], rows, draws)
+        drawn = self._told(rows[torch.stack(chosen)], draws)
         self.codes.copy_(drawn)
         self.sums.copy_(drawn)
         self.counts.fill_(1.0)
@@ -315,19 +315,19 @@ class Codebook(nn.Module):
         total = self.counts.sum()
         smoothed = (self.counts + _TINY) / (total + len(self.counts) * _TINY) * total
         used = (self.counts >= self.restart_below)[:, None]
-        stream = self._stream(rows, draws)
+        stream = self._stream(draws)
         order = stream.uniform("order", (len(self.codes),))[0].argsort()
         within = stream.uniform("row", (len(self.codes),))[0].double()
         strata = (torch.arange(len(order), device=rows.device) + within) / len(order)
-        drawn = self._told(rows[_in_proportion(far, strata)[order]], rows, draws)
+        drawn = self._told(rows[_in_proportion(far, strata)[order]], draws)
         self.codes.copy_(torch.where(used, self.sums / smoothed[:, None], drawn))
 
-    def _stream(self, rows: Tensor, draws: Draws) -> Draws:
-        return Draws(draws.seeds[:1].to(rows.device), f"{draws.stream}/codebook", draws.step)
+    def _stream(self, draws: Draws) -> Draws:
+        return Draws(draws.seeds[:1].to(self.codes.device), f"{draws.stream}/codebook", draws.step)
 
-    def _told(self, drawn: Tensor, rows: Tensor, draws: Draws) -> Tensor:
+    def _told(self, drawn: Tensor, draws: Draws) -> Tensor:
         """The first rank's vectors, with the released code's noise: a row may be drawn twice."""
-        noise = self._stream(rows, draws).normal("noise", tuple(drawn.shape))[0]
+        noise = self._stream(draws).normal("noise", tuple(drawn.shape))[0]
         drawn = (drawn + noise * (0.01 * drawn.shape[1] ** -0.5)).contiguous()
         if dist.is_initialized():
             dist.broadcast(drawn, 0)

@@ -118,14 +118,7 @@ class ClipScoring:
             )
             for value in values:
                 if value.metric == "nats_per_code" and value.value is not None:
-                    share, alike = None, None
-                    if codes.entropy >= _LEAST_ENTROPY:
-                        share = value.value / codes.entropy
-                    else:
-                        alike = (
-                            f"almost all of the real clips is one code: their entropy is "
-                            f"{codes.entropy:.2g} nats, below {_LEAST_ENTROPY}."
-                        )
+                    share, alike = codes.share(value.value)
                     context.metric("code_share", share, n=value.n, reason=alike, comparable=False)
         for metric, curve in evaluation.curves().items():
             known = [(i, mean) for i, mean in enumerate(curve) if mean == mean]
@@ -147,7 +140,7 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
     from visgen.conditions import Actions, ClassLabel, Condition, Text, part_of
     from visgen_bench.metrics import motion_judge
     from visgen_bench.metrics.errors import FactsMissing
-    from visgen_bench.metrics.per_sample import PER_SAMPLE, SampleFacts
+    from visgen_bench.metrics.per_sample import PER_SAMPLE, PerSample, SampleFacts
 
     def asked(condition: Condition | None, kind: type[Any], what: str) -> Any:
         part = part_of(condition, kind)
@@ -174,14 +167,8 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
         actions = asked(facts.condition, Actions, "actions").actions
         return motion_judge.action_accuracy(clips, actions)
 
-    def class_obeyed_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
-        return class_obeyed(rebuilt(facts), facts)
-
-    def caption_obeyed_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
-        return caption_obeyed(rebuilt(facts), facts)
-
-    def action_accuracy_reconstruction(clips: Tensor, facts: SampleFacts) -> Tensor:
-        return action_accuracy(rebuilt(facts), facts)
+    def of_reconstructions(judge: PerSample) -> PerSample:
+        return lambda clips, facts: judge(rebuilt(facts), facts)
 
     def nats_per_code(clips: Tensor, facts: SampleFacts) -> Tensor:
         model = getattr(source, "model", None)
@@ -196,16 +183,13 @@ def per_sample_of(source: Source) -> "dict[str, PerSample]":
         real = facts.real.to(source.device)
         return source.model.nats_per_code(real, facts.condition).cpu()[:, None]
 
-    own = (
-        class_obeyed,
-        caption_obeyed,
-        action_accuracy,
-        class_obeyed_reconstruction,
-        caption_obeyed_reconstruction,
-        action_accuracy_reconstruction,
-        nats_per_code,
-    )
-    return {**PER_SAMPLE, **{function.__name__: function for function in own}}
+    judges: dict[str, PerSample] = {
+        "class_obeyed": class_obeyed,
+        "caption_obeyed": caption_obeyed,
+        "action_accuracy": action_accuracy,
+    }
+    rejudged = {f"{name}_reconstruction": of_reconstructions(f) for name, f in judges.items()}
+    return {**PER_SAMPLE, **judges, **rejudged, "nats_per_code": nats_per_code}
 
 
 def _fits(source: ModelClips, clips: Tensor) -> bool:
@@ -229,6 +213,15 @@ class CodeStatistics:
     used: float
     entropy: float
     variance_left: float | None
+
+    def share(self, nats: float) -> tuple[float | None, str | None]:
+        """So many nats a code over the entropy, or why that says nothing."""
+        if self.entropy >= _LEAST_ENTROPY:
+            return nats / self.entropy, None
+        return None, (
+            f"almost all of the real clips is one code: their entropy is {self.entropy:.2g} nats, "
+            f"below {_LEAST_ENTROPY}."
+        )
 
 
 @torch.no_grad()
